@@ -1,0 +1,213 @@
+"""Consumption by FastStream behind one small interface, so that a measurement can overrule the choice.
+
+Each queue gets a channel of its own: on a shared channel, acknowledging "multiple" would acknowledge other consumers' messages.
+The subscriber acknowledges nothing, answers no `reply_to`, declares nothing and leaves the bytes alone; it hands each message
+over and returns at once. The watchdog asks the broker whether the queue has a consumer: connected is not the same as consuming.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import aio_pika
+import structlog
+from aio_pika.abc import AbstractRobustConnection
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
+from faststream import AckPolicy
+from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
+
+from infra.chassis.decoding import Raw
+from infra.chassis.loop import Delivery
+from infra.chassis.metrics import CONSUMER_RESTARTS, CONSUMER_UP
+
+HEARTBEAT_SECONDS = 10
+# aio-pika waits a fixed time between attempts; an offset per process keeps a restarted broker from meeting all at once.
+RECONNECT_SECONDS = 1.0
+PROBE_SECONDS_MAX = 5.0
+
+log = structlog.get_logger()
+
+
+class AmqpChannel:
+    """The channel of one delivery, as the loop sees it."""
+
+    __slots__ = ("_channel",)
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    async def acknowledge(self, tag: int) -> None:
+        """Settles this delivery and all before it. Raises ConnectionError when the channel has died."""
+        try:
+            await self._channel.basic_ack(tag, multiple=True)
+        except (AMQPError, ChannelInvalidStateError, RuntimeError, OSError) as error:
+            raise ConnectionError("the channel that delivered the message is gone") from error
+
+
+class Consumption:
+    """The subscriptions of one service. `offers` maps each queue to the function that takes its deliveries.
+
+    `on_lost` and `on_back` are told when the connection ends and when it has been restored with its consumers.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        url: str,
+        offers: Mapping[str, Callable[[Delivery], None]],
+        prefetch_count: int,
+        *,
+        on_lost: Callable[[], None],
+        on_back: Callable[[], None],
+    ) -> None:
+        self._service = service
+        self._url = url
+        self._offers = offers
+        self._channels: dict[int, AmqpChannel] = {}
+        self._broker = RabbitBroker(
+            _with_heartbeat(url),
+            app_id=service,
+            client_properties={"connection_name": f"{service} consumers"},  # type: ignore[arg-type]
+            apply_types=False,
+            logger=None,
+            graceful_timeout=0.1,
+            reconnect_interval=RECONNECT_SECONDS + random.uniform(0.0, 0.5),
+            on_close=[lambda *_: on_lost()],
+            on_reconnected=[lambda *_: on_back()],
+        )
+        self._subscribers = {queue: self._subscribe(queue, offer, prefetch_count) for queue, offer in offers.items()}
+        self._probe: AbstractRobustConnection | None = None
+        self._missing: dict[str, int] = {}
+        self.up: dict[str, bool] = dict.fromkeys(offers, False)
+
+    def _subscribe(self, queue: str, offer: Callable[[Delivery], None], prefetch_count: int) -> Any:
+        subscriber = self._broker.subscriber(
+            RabbitQueue(queue, declare=False),
+            channel=Channel(prefetch_count=prefetch_count),
+            ack_policy=AckPolicy.MANUAL,
+            no_reply=True,
+            decoder=_whole_message,
+        )
+
+        async def take(message: RabbitMessage) -> None:
+            try:
+                offer(self._delivery(message.raw_message))
+            except Exception as error:
+                # FastStream would swallow it, and the message would stay unacknowledged for ever without a word.
+                log.critical("delivery_failed", queue=queue, exc_info=error)
+                raise
+
+        subscriber(take)
+        return subscriber
+
+    def _delivery(self, message: Any) -> Delivery:
+        channel = self._channels.get(id(message.channel))
+        if channel is None or channel._channel is not message.channel:
+            self._channels = {key: known for key, known in self._channels.items() if not known._channel.is_closed}
+            channel = self._channels[id(message.channel)] = AmqpChannel(message.channel)
+        headers = message.headers
+        deliveries = headers.get("x-delivery-count", 0) if headers else 0
+        raw = Raw(
+            body=message.body,
+            content_type=message.content_type,
+            content_encoding=message.content_encoding,
+            headers=headers,
+            message_id=message.message_id,
+            type=message.type,
+            sender=message.user_id,
+            exchange=message.exchange or "",
+            routing_key=message.routing_key or "",
+            deliveries=deliveries if isinstance(deliveries, int) else 0,
+        )
+        return Delivery(raw, channel, message.delivery_tag, datetime.now(UTC))
+
+    async def start(self) -> None:
+        """Subscribes to every queue. Raises the library's error when the broker cannot be reached or a queue is missing."""
+        await self._broker.start()
+        self._probe = await aio_pika.connect_robust(
+            _with_heartbeat(self._url),
+            reconnect_interval=RECONNECT_SECONDS,
+            client_properties={"connection_name": f"{self._service} watchdog"},
+        )
+        for queue in self.up:
+            self._mark(queue, True)
+
+    async def cancel(self) -> None:
+        """Cancels the consumers at the broker first: nothing new comes, and what was delivered can be finished."""
+        for subscriber in self._subscribers.values():
+            queue, tag = subscriber._queue_obj, subscriber._consumer_tag
+            if queue is None or tag is None or queue.channel.is_closed:
+                continue
+            try:
+                async with asyncio.timeout(PROBE_SECONDS_MAX):
+                    await queue.cancel(tag)
+            except (AMQPError, ChannelInvalidStateError, TimeoutError, OSError, RuntimeError) as error:
+                log.info("consumer_cancel_failed", queue=queue.name, error=str(error)[:200])
+            subscriber._consumer_tag = None
+
+    async def close(self) -> None:
+        """Closes the connections; what was delivered and not acknowledged returns to its queue."""
+        for close in (self._broker.stop, *((self._probe.close,) if self._probe else ())):
+            try:
+                async with asyncio.timeout(PROBE_SECONDS_MAX):
+                    await close()
+            except (AMQPError, ChannelInvalidStateError, TimeoutError, OSError, RuntimeError) as error:
+                log.info("broker_close_failed", error=str(error)[:200])
+
+    async def depth(self, queue: str) -> tuple[int, int]:
+        """(ready messages, consumers) as the broker counts them. Raises ConnectionError when it cannot be asked.
+
+        On a channel of its own each time: aio-pika answers a passive declare of a queue it knows from memory.
+        """
+        if self._probe is None:
+            raise ConnectionError("not started")
+        try:
+            async with asyncio.timeout(PROBE_SECONDS_MAX):
+                channel = await self._probe.channel()
+                try:
+                    declared = (await channel.declare_queue(queue, passive=True)).declaration_result
+                finally:
+                    await channel.close()
+        except (AMQPError, ChannelInvalidStateError, TimeoutError, OSError, RuntimeError) as error:
+            raise ConnectionError(f"the broker cannot be asked about {queue}: {error}") from error
+        return declared.message_count or 0, declared.consumer_count or 0
+
+    async def watch(self, queue: str) -> None:
+        """One look of the watchdog: a queue without a consumer twice in a row is subscribed again."""
+        try:
+            _, consumers = await self.depth(queue)
+        except ConnectionError as error:
+            log.warning("broker_unreachable", queue=queue, error=str(error)[:200])
+            self._mark(queue, False)
+            return
+        self._mark(queue, consumers > 0)
+        self._missing[queue] = 0 if consumers else self._missing.get(queue, 0) + 1
+        if self._missing[queue] >= 2:
+            self._missing[queue] = 0
+            log.error("consumer_missing", queue=queue, action="subscribing again")
+            CONSUMER_RESTARTS.labels(self._service, queue).inc()
+            await self._resubscribe(queue)
+
+    async def _resubscribe(self, queue: str) -> None:
+        subscriber = self._subscribers[queue]
+        try:
+            async with asyncio.timeout(PROBE_SECONDS_MAX * 2):
+                await subscriber.stop()
+                await subscriber.start()
+        except (AMQPError, ChannelInvalidStateError, TimeoutError, OSError, RuntimeError) as error:
+            log.error("subscribe_failed", queue=queue, error=str(error)[:300])
+
+    def _mark(self, queue: str, up: bool) -> None:
+        self.up[queue] = up
+        CONSUMER_UP.labels(self._service, queue).set(up)
+
+
+async def _whole_message(message: RabbitMessage) -> RabbitMessage:
+    """Without FastDepends the handler is given what the decoder returns: the message, its bytes untouched."""
+    return message
+
+
+def _with_heartbeat(url: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}heartbeat={HEARTBEAT_SECONDS}"

@@ -1,0 +1,53 @@
+"""The connection pool of a service, and what a database error means for the batch that met it."""
+
+from enum import Enum
+
+from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from infra.chassis.schema import async_url
+from infra.chassis.settings import ServiceSettings
+
+
+class Trouble(Enum):
+    """MOMENTARY: the same transaction again at once. OUTAGE: wait, spend no attempts. DATA: some message's data are at fault."""
+
+    MOMENTARY = "momentary"
+    OUTAGE = "outage"
+    DATA = "data"
+
+
+# PostgreSQL's SQLSTATE classes (Appendix A): serialization failure, deadlock, lock not available, stale cached plan.
+_MOMENTARY = frozenset({"40001", "40P01", "55P03"})
+# 22 data exception, 23 integrity constraint violation. Anything else (a missing table, a full disk) is no message's fault.
+_DATA_CLASSES = frozenset({"22", "23"})
+
+
+def create_engine(settings: ServiceSettings, name: str) -> AsyncEngine:
+    """A bounded pool. No statement is sent before the first one of a transaction (a lost connection is met and retried there)."""
+    return create_async_engine(
+        async_url(settings.database_url.get_secret_value()),
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_timeout=settings.database_pool_timeout_seconds,
+        pool_recycle=1800,
+        isolation_level="READ COMMITTED",
+        connect_args={"timeout": 5, "server_settings": {"application_name": name, "jit": "off"}},
+    )
+
+
+def classify(error: BaseException) -> Trouble | None:
+    """What kind of trouble an exception of load, save or the driver is; None when it is not the database's at all."""
+    if isinstance(error, PoolTimeout | OSError | TimeoutError):
+        return Trouble.OUTAGE
+    if not isinstance(error, DBAPIError):
+        return None
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if state in _MOMENTARY or "cached statement plan" in str(error.orig):
+        return Trouble.MOMENTARY
+    if state[:2] in _DATA_CLASSES:
+        return Trouble.DATA
+    # The driver checks argument types before anything is sent; its DataError has no SQLSTATE.
+    if not state and type(error.orig).__name__ == "DataError":
+        return Trouble.DATA
+    return Trouble.OUTAGE

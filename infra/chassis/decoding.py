@@ -1,0 +1,189 @@
+"""From bytes to a message that a route takes, or to the reason why not. Pure; nothing here touches broker or database."""
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from contracts.envelope import HEADER_BYTES_MAX, Envelope, EnvelopeError, parse
+from contracts.message import Message, unversioned, version_of
+from contracts.registry import COMMANDERS, FAILURE_DESK, REGISTRY, SERVICES, VERSIONS, upcast
+from infra.chassis.errors import Permanent, UnknownVersion
+from infra.chassis.service import Direction, Route
+
+REPLAY_EXCHANGE: Final = "replay"
+REPLAY_HEADER: Final = "x-replay"
+PROBLEMS_MAX: Final = 20
+NESTING_MAX: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A message as the broker delivered it, or as a row kept it. `sender` is the broker-verified user, None if not stated."""
+
+    body: bytes = field(repr=False)
+    content_type: str | None
+    content_encoding: str | None
+    headers: Mapping[str, Any] = field(repr=False)
+    message_id: str | None
+    type: str | None
+    sender: str | None
+    exchange: str
+    routing_key: str
+    deliveries: int = 0
+
+    def to_json(self) -> bytes:
+        """For a row. Headers keep their printable form; bodies stay as they are."""
+        return json.dumps(
+            {
+                "body": base64.b64encode(self.body).decode(),
+                "content_type": self.content_type,
+                "content_encoding": self.content_encoding,
+                "headers": printable_headers(self.headers),
+                "message_id": self.message_id,
+                "type": self.type,
+                "sender": self.sender,
+                "exchange": self.exchange,
+                "routing_key": self.routing_key,
+            }
+        ).encode()
+
+    @classmethod
+    def from_json(cls, row: bytes) -> "Raw":
+        kept = json.loads(row)
+        kept["body"] = base64.b64decode(kept["body"])
+        return cls(**kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The failure desk sends a dead letter again: which one, for the how-manieth time."""
+
+    dead_letter_id: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A message that a route takes. `type` is the wire name as sent, before upcasting."""
+
+    raw: Raw
+    envelope: Envelope
+    message: Message
+    route: Route
+    replay: Replay | None
+
+
+def printable_headers(headers: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    """Headers as JSON values; what JSON lacks becomes text, and tables nested deeper than 20 are cut."""
+    return {str(name)[:255]: _printable(value, depth) for name, value in headers.items()}
+
+
+def _printable(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if depth >= NESTING_MAX:
+        return "(nested deeper than 20)"
+    if isinstance(value, Mapping):
+        return printable_headers(value, depth + 1)
+    if isinstance(value, list | tuple):
+        return [_printable(item, depth + 1) for item in value]
+    if isinstance(value, bytes | bytearray):
+        return bytes(value).decode("utf-8", "backslashreplace")
+    return str(value)
+
+
+def read(raw: Raw) -> Envelope:
+    """The envelope alone: who the message is. Raises Permanent with a text that names the place."""
+    _check_headers(raw)
+    if raw.content_encoding and raw.content_encoding.lower() not in ("utf-8", "identity"):
+        raise Permanent(f"content-encoding {raw.content_encoding[:40]!r} is not accepted; send the body uncompressed")
+    try:
+        return parse(raw.body, raw.content_type, raw.headers, trusted=raw.sender in SERVICES)
+    except EnvelopeError as error:
+        raise Permanent(str(error)) from error
+
+
+def resolve(raw: Raw, envelope: Envelope, routes: Mapping[str, Route]) -> Decoded:
+    """The message and the route that takes it. Raises UnknownVersion or Permanent with a text that names the place."""
+    _check_routing(raw, envelope)
+    name, data = upcast(envelope.type, envelope.data, routes)
+    route = routes.get(name)
+    if route is None:
+        raise _unroutable(envelope.type)
+    if route.direction != "event":
+        _check_command(raw, envelope)
+    try:
+        message = route.model.model_validate(data)
+    except ValidationError as error:
+        raise Permanent(f"{name} is not valid: {describe(error)}") from None
+    return Decoded(raw=raw, envelope=envelope, message=message, route=route, replay=replay_of(raw))
+
+
+def describe(error: ValidationError) -> str:
+    """Each problem with its JSON pointer, without the values, which may be personal."""
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    shown = [f"/{'/'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in problems[:PROBLEMS_MAX]]
+    more = len(problems) - len(shown)
+    return "; ".join(shown) + (f"; and {more} more" if more else "")
+
+
+def body_identity(raw: Raw) -> str:
+    """How a message is known whose own id cannot be read: by the hash of its bytes."""
+    return "body:" + sha256(raw.body).hexdigest()[:32]
+
+
+def dead_letter_id(identity: Iterable[str]) -> str:
+    """The dead letter's id, from its identity: the same failure of the same thing always joins the same dead letter."""
+    return "dl_" + sha256("\0".join(identity).encode()).hexdigest()[:24]
+
+
+def identity_of(queue: str, raw: Raw, envelope: Envelope | None, direction: Direction | None) -> tuple[str, ...]:
+    """Consumer, operation and direction for a command; consumer, source and id for an event; else the body's hash."""
+    if envelope is None:
+        return (queue, body_identity(raw))
+    if direction in ("do", "undo") and envelope.operationid:
+        return (queue, envelope.operationid, direction)
+    return (queue, envelope.source, envelope.id)
+
+
+def _check_headers(raw: Raw) -> None:
+    # A handful of short headers is the rule; only many or long ones are worth measuring.
+    if raw.headers and sum(len(str(value)) + len(name) for name, value in raw.headers.items()) > HEADER_BYTES_MAX:
+        raise Permanent(f"the headers are larger than {HEADER_BYTES_MAX} bytes; put data into the body")
+
+
+def _check_routing(raw: Raw, envelope: Envelope) -> None:
+    # The broker permits each user its own routing keys. A body that claims another type would walk around that.
+    if raw.exchange != REPLAY_EXCHANGE and raw.exchange and raw.routing_key != envelope.type:
+        raise Permanent(f"type {envelope.type[:80]!r} was published with routing key {raw.routing_key[:80]!r}; they must be equal")
+
+
+def _check_command(raw: Raw, envelope: Envelope) -> None:
+    if raw.sender not in COMMANDERS:
+        raise Permanent(f"commands are accepted from {' and '.join(COMMANDERS)} only, not from {raw.sender!r}")
+    if not envelope.operationid or not envelope.correlationid:
+        raise Permanent("operationid and correlationid: a command needs both")
+
+
+def _unroutable(wire_name: str) -> Permanent:
+    name = unversioned(wire_name)
+    if name in VERSIONS and version_of(wire_name) is not None and wire_name not in REGISTRY:
+        known = ", ".join(f"v{version}" for version in VERSIONS[name])
+        return UnknownVersion(f"{wire_name[:120]}: this process knows {known} of {name}; deploy consumers before producers")
+    return Permanent(f"no route of this consumer takes {wire_name[:120]!r}; see `tutti contracts list`")
+
+
+def replay_of(raw: Raw) -> Replay | None:
+    """The marker of a replay; it counts only from the failure desk. Raises Permanent when the desk's marker is malformed."""
+    if raw.exchange != REPLAY_EXCHANGE or raw.sender != FAILURE_DESK:
+        return None
+    marker = raw.headers.get(REPLAY_HEADER)
+    letter, _, count = marker.partition(" ") if isinstance(marker, str) else ("", "", "")
+    if not letter or not count.isdigit():
+        raise Permanent(f"{REPLAY_HEADER}: a replay names its dead letter and its count, for example `dl_0a1b 1`")
+    return Replay(dead_letter_id=letter, count=int(count))

@@ -1,0 +1,63 @@
+"""Structured logs: JSON for machines, colour on a terminal; with correlation, and without secrets or personal data.
+
+Values are logged as fields, never formatted into the event's name. What may be secret or personal is masked by field name at the
+sink, as the last line of defence: nobody is meant to log it in the first place.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+import structlog
+
+MASK: Final = "***"
+VALUE_LENGTH_MAX: Final = 2000
+_SECRET_NAMES: Final = re.compile(
+    r"(password|secret|token|api_?key|authorization|cookie|dsn|credential|^body$|^data$|^payload$|^name$|address|postal|city)", re.IGNORECASE
+)
+_URL_PASSWORD: Final = re.compile(r"(\w+://[^:/@\s]+):[^@\s]+@")
+_KEY: Final = re.compile(r"\btk_[A-Za-z0-9]+_[A-Za-z0-9_\-]+")
+
+
+def mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Masks fields by name and passwords inside URLs, and cuts what is longer than 2,000 characters."""
+    for name, value in event.items():
+        if name != "event" and _SECRET_NAMES.search(name):
+            event[name] = MASK
+        elif isinstance(value, str):
+            event[name] = clean(value)
+    return event
+
+
+def clean(text: str) -> str:
+    """Text without passwords in URLs and without API keys, cut to 2,000 characters."""
+    return _KEY.sub(MASK, _URL_PASSWORD.sub(rf"\1:{MASK}@", text))[:VALUE_LENGTH_MAX]
+
+
+def configure(process: str, *, level: int = logging.INFO) -> None:
+    """Sets up structlog and the standard library's logging, once per process."""
+    terminal = sys.stderr.isatty()
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        mask,
+    ]
+    renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    formatter = structlog.stdlib.ProcessorFormatter(processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer], foreign_pre_chain=shared)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    # These log frames with bodies at DEBUG, and every reconnect at WARNING with the URL.
+    for noisy in ("aiormq", "aio_pika", "aiormq.connection", "aio_pika.robust_connection"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -1,0 +1,364 @@
+"""The one loop: gathers inputs into batches, runs their transaction, and only then acknowledges and hands over to the relay.
+
+    queue ──┐
+    due retries ──┤ gather ──> [suspects alone] ──> transaction ──> COMMIT ──> acknowledge (multiple), relay, calls
+    settled calls ──┤                                  │
+    due rows ──┘              momentary: again, 3 times │ outage: wait, spend nothing │ data: one by one, the culprit is found
+
+Everything is taken strictly in order of arrival, one batch at a time, so all deliveries up to the last of a batch are settled when it
+has committed: acknowledging "multiple" is right. Rows of other sources (timers, acts) come after messages, and after a start or an
+outage they wait until the backlog found then has been read: answers already in the queue are not overtaken by their own time-outs.
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from infra.chassis import calls, retries, suspects
+from infra.chassis.batch import Arrival, Batch, BatchResult
+from infra.chassis.crash_points import crash_point
+from infra.chassis.database import Trouble, classify
+from infra.chassis.decoding import Raw
+from infra.chassis.errors import Failure, Permanent, Transient
+from infra.chassis.metrics import ACKNOWLEDGE_ERRORS, BATCH_SIZE, BATCHES, DATABASE_UP, MESSAGES, TROUBLE
+from infra.chassis.outbox import OutboxRow
+from infra.chassis.retries import RetryRow
+from infra.chassis.service import Consumer, RowInput, RowSource
+from infra.chassis.settings import ServiceSettings
+
+MOMENTARY_TRIES_MAX = 3
+OUTAGE_PAUSE_SECONDS_MAX = 5.0
+RETRY_POLL_SECONDS = 1.0
+SETTLE_POLL_SECONDS = 5.0
+QUIET_SECONDS = 1.0
+SETTLE_AFTER_START_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+class Channel(Protocol):
+    """Where a delivery came from and where it is acknowledged."""
+
+    async def acknowledge(self, tag: int) -> None:
+        """Settles the delivery and all before it on this channel. Raises ConnectionError when the channel has died."""
+
+
+class Relay(Protocol):
+    def submit(self, rows: Sequence[OutboxRow]) -> None:
+        """Takes rows that have just been committed; never blocks and never fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message from the queue. `channel` is the one that delivered it: tags of another are dead."""
+
+    raw: Raw
+    channel: Channel
+    tag: int
+    received_at: datetime
+
+
+class Loop:
+    """One consumer's loop. `offer` is called for each delivery; `run` ends after `stop`, when the batch at hand is done."""
+
+    def __init__(
+        self,
+        *,
+        service: str,
+        version: str,
+        consumer: Consumer,
+        settings: ServiceSettings,
+        engine: AsyncEngine,
+        relay: Relay,
+        external: bool,
+        on_calls: asyncio.Event,
+    ) -> None:
+        self._service = service
+        self.consumer = consumer
+        self._settings = settings
+        self._engine = engine
+        self._relay = relay
+        self._external = external
+        self._on_calls = on_calls
+        self._batch = Batch(service, version, consumer, settings, external=external)
+        self._intake: deque[Delivery] = deque()
+        self._wake = asyncio.Event()
+        self._settleable: set[str] = set()
+        self._stopping = False
+        self._last_size = 0
+        self._next_retry_poll = 0.0
+        self._next_settle_poll = 0.0
+        self._next_row_poll = 0.0
+        self.connected = False
+        self._backlog = 0
+        self._backlog_since = time.monotonic()
+        self._last_delivery = time.monotonic()
+        self.turned_at = time.monotonic()
+        self._outcome_counters: dict[tuple[str, str], Any] = {}
+
+    def offer(self, delivery: Delivery) -> None:
+        """Takes a delivery, in order of arrival. The prefetch count bounds how many there can be."""
+        self._intake.append(delivery)
+        self._last_delivery = time.monotonic()
+        self._wake.set()
+
+    def settled(self, operation_id: str) -> None:
+        """All calls of this operation may have ended."""
+        self._settleable.add(operation_id)
+        self._wake.set()
+
+    def backlog(self, ready: int) -> None:
+        """The queue held this many messages when consumption (re)started: rows wait until they have been read."""
+        self._backlog = ready
+        self._backlog_since = time.monotonic()
+        self.connected = True
+
+    def lost(self) -> None:
+        """Answers cannot arrive any more: rows wait, since a time-out that fires now would blame the wrong one."""
+        self.connected = False
+
+    def stop(self) -> None:
+        """The batch at hand is finished, then `run` returns; what was offered and not taken stays unacknowledged."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Runs until `stop`. Ends with an exception only for a programming error in the loop itself."""
+        while not self._stopping:
+            self.turned_at = time.monotonic()
+            deliveries = await self._gather()
+            if self._stopping:
+                return
+            await self._turn(deliveries)
+
+    async def _gather(self) -> list[Delivery]:
+        if not self._intake and not self._settleable:
+            self._last_size = 0
+            await self._sleep(self._pause_seconds())
+        elif self._last_size >= self._settings.linger_batch_size_min and len(self._intake) < self._settings.batch_size_max:
+            # Busy: a few milliseconds more make a larger batch, and its round trips are what costs the processor.
+            await asyncio.sleep(self._settings.linger_seconds)
+        size = min(len(self._intake), self._settings.batch_size_max)
+        return [self._intake.popleft() for _ in range(size)]
+
+    def _pause_seconds(self) -> float:
+        due = [self._next_retry_poll]
+        if self._external:
+            due.append(self._next_settle_poll)
+        if self.consumer.sources:
+            due.append(self._next_row_poll)
+        return max(min(due) - time.monotonic(), 0.0)
+
+    async def _sleep(self, seconds: float) -> None:
+        self._wake.clear()
+        if self._intake or self._settleable or self._stopping:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _turn(self, deliveries: Sequence[Delivery]) -> None:
+        self._last_size = len(deliveries)
+        self._backlog -= len(deliveries)
+        lane: list[Delivery] = []
+        for delivery in deliveries:
+            if delivery.raw.deliveries >= self._settings.suspect_deliveries_min:
+                await self._handle_deliveries(lane)
+                lane = []
+                await self._handle_suspect(delivery)
+            else:
+                lane.append(delivery)
+        await self._handle_deliveries(lane)
+        await self._poll_rows()
+
+    async def _handle_deliveries(self, deliveries: Sequence[Delivery]) -> None:
+        if not deliveries:
+            return
+        arrivals = [self._batch.admit(one.raw, one.received_at, tag=one.tag) for one in deliveries]
+        await self._commit(arrivals)
+        await self._acknowledge(deliveries)
+
+    async def _acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        last: dict[int, Delivery] = {id(one.channel): one for one in deliveries}
+        for delivery in last.values():
+            try:
+                await delivery.channel.acknowledge(delivery.tag)
+            except ConnectionError:
+                # The effect is committed; the message comes again and the inbox knows it.
+                ACKNOWLEDGE_ERRORS.labels(self._service).inc()
+        crash_point(self._service, "after-acknowledge")
+
+    async def _handle_suspect(self, delivery: Delivery) -> None:
+        """A message that was delivered often may kill the process: alone, after its try has been committed."""
+        arrival = self._batch.admit(delivery.raw, delivery.received_at, tag=delivery.tag)
+        identity = suspects.identity(arrival.key, delivery.raw)
+        tries = await self._with_patience(lambda: self._count_try(identity))
+        if tries > self._settings.suspect_tries_max:
+            arrival.crashed = True
+            arrival.decoded = None
+            arrival.failure = Permanent(f"the process ended {tries - 1} times while it handled this message; see its log of that time")
+        await self._commit([arrival])
+        await self._acknowledge([delivery])
+
+    async def _count_try(self, identity: str) -> int:
+        async with self._engine.begin() as connection:
+            return await suspects.count_try(connection, self.consumer.queue, identity)
+
+    async def _poll_rows(self) -> None:
+        now = time.monotonic()
+        arrivals: list[Arrival] = []
+        if now >= self._next_retry_poll:
+            self._next_retry_poll = now + RETRY_POLL_SECONDS
+            arrivals = [self._retry_arrival(row) for row in await self._with_patience(self._claim_retries)]
+        settle = sorted(self._settleable)[: self._settings.batch_size_max]
+        self._settleable.difference_update(settle)
+        if self._external and now >= self._next_settle_poll:
+            self._next_settle_poll = now + SETTLE_POLL_SECONDS
+            settle = sorted({*settle, *await self._with_patience(self._find_settleable)})
+        rows: list[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]] = []
+        if self.consumer.sources and now >= self._next_row_poll and self._backlog_is_read(now):
+            rows = await self._with_patience(self._claim_rows)
+            # A full claim means that more is due: look again at once.
+            full = len(rows) >= self._settings.batch_size_max
+            self._next_row_poll = now if full else now + self._settings.row_poll_seconds
+        if arrivals or settle or rows:
+            crash_point(self._service, "after-claim")
+            await self._commit(arrivals, settle, rows)
+
+    def _backlog_is_read(self, now: float) -> bool:
+        if not self.connected or now - self._backlog_since < SETTLE_AFTER_START_SECONDS:
+            return False
+        quiet = not self._intake and now - self._last_delivery >= QUIET_SECONDS
+        return self._backlog <= 0 or quiet
+
+    def _retry_arrival(self, row: RetryRow) -> Arrival:
+        arrival = self._batch.admit(row.raw, datetime.now(UTC), retry=row)
+        if row.tries > self._settings.suspect_tries_max:
+            arrival.crashed = True
+            arrival.failure = Permanent(f"the process ended {row.tries - 1} times while it handled this retry; see its log")
+        return arrival
+
+    async def _claim_retries(self) -> list[RetryRow]:
+        async with self._engine.begin() as connection:
+            return await retries.claim(connection, self.consumer.queue, self._settings.batch_size_max)
+
+    async def _find_settleable(self) -> list[str]:
+        async with self._engine.connect() as connection:
+            return await calls.settleable(connection, self.consumer.queue, self._settings.batch_size_max)
+
+    async def _claim_rows(self) -> list[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]]:
+        claimed: list[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]] = []
+        for source in self.consumer.sources:
+            async with self._engine.begin() as connection:
+                rows = await source.claim(connection, self._settings.batch_size_max)
+            claimed += [(source, row) for row in rows]
+        return claimed
+
+    async def _commit(
+        self,
+        arrivals: Sequence[Arrival],
+        settle: Sequence[str] = (),
+        rows: Sequence[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]] = (),
+    ) -> None:
+        """Commits the inputs, as a batch or, where some message's data are at fault, one by one."""
+        try:
+            await self._with_patience(lambda: self._transaction(arrivals, settle, rows))
+        except Exception as error:  # noqa: BLE001 - the loop's own broad catch: load or save failed because of somebody's data
+            TROUBLE.labels(self._service, self.consumer.queue, "one-by-one").inc()
+            log.warning("batch_failed", queue=self.consumer.queue, inputs=len(arrivals) + len(settle) + len(rows), exc_info=error)
+            await self._one_by_one(arrivals, settle, rows)
+
+    async def _one_by_one(
+        self,
+        arrivals: Sequence[Arrival],
+        settle: Sequence[str],
+        rows: Sequence[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]],
+    ) -> None:
+        for arrival in arrivals:
+            try:
+                await self._with_patience(lambda one=arrival: self._transaction([one]))
+            except Exception as error:  # noqa: BLE001 - as above: now it is known whose data it is
+                arrival.failure = error if isinstance(error, Transient) else _culprit(error)
+                await self._with_patience(lambda one=arrival: self._transaction([one]))
+        singles: list[tuple[Sequence[str], Sequence[Any]]] = [([one], ()) for one in settle] + [((), [one]) for one in rows]
+        for operation_ids, row in singles:
+            try:
+                await self._with_patience(lambda ids=operation_ids, row=row: self._transaction((), ids, row))
+            except Exception as error:  # noqa: BLE001 - as above; the row is due again after its lease and gives up after three tries
+                log.error("row_failed", queue=self.consumer.queue, operations=list(operation_ids), rows=len(row), exc_info=error)
+
+    async def _transaction(
+        self,
+        arrivals: Sequence[Arrival],
+        settle: Sequence[str] = (),
+        rows: Sequence[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]] = (),
+    ) -> None:
+        began = time.perf_counter()
+        async with self._engine.begin() as connection:
+            result = await self._batch.handle(connection, arrivals, settle, rows)
+            crash_point(self._service, "before-commit")
+        BATCHES.labels(self._service, self.consumer.queue).observe(time.perf_counter() - began)
+        BATCH_SIZE.labels(self._service, self.consumer.queue).observe(len(arrivals) + len(settle) + len(rows))
+        crash_point(self._service, "after-commit")
+        self._after_commit(result)
+
+    def _after_commit(self, result: BatchResult) -> None:
+        self._relay.submit(result.rows)
+        if result.calls:
+            self._on_calls.set()
+        for outcome in result.outcomes:
+            counter = self._outcome_counters.get(outcome)
+            if counter is None:
+                counter = self._outcome_counters[outcome] = MESSAGES.labels(self._service, *outcome)
+            counter.inc()
+
+    async def _with_patience(self, work: Any) -> Any:
+        """Runs a transaction until it commits: at once again for momentary trouble, after a pause during an outage.
+
+        Raises what is neither: the data's or the program's fault.
+        """
+        momentary = 0
+        pause = 0.1
+        while True:
+            try:
+                result = await work()
+            except Exception as error:
+                trouble = classify(error)
+                if trouble is None or trouble is Trouble.DATA:
+                    raise
+                TROUBLE.labels(self._service, self.consumer.queue, trouble.value).inc()
+                momentary += 1
+                if trouble is Trouble.MOMENTARY and momentary <= MOMENTARY_TRIES_MAX:
+                    await asyncio.sleep(random.uniform(0.0, 0.1 * 2**momentary))
+                    continue
+                log.warning("database_unavailable", queue=self.consumer.queue, pause_seconds=round(pause, 1), error=str(error)[:300])
+                DATABASE_UP.labels(self._service).set(0)
+                await self._pause(pause)
+                pause = min(pause * 2, OUTAGE_PAUSE_SECONDS_MAX)
+            else:
+                DATABASE_UP.labels(self._service).set(1)
+                return result
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits during an outage; a stop ends the loop here, since nothing can be committed and nothing is acknowledged."""
+        if self._stopping:
+            raise asyncio.CancelledError("stopped during an outage; the inputs stay where they are")
+        self.turned_at = time.monotonic()
+        self._backlog_since = time.monotonic()
+        await asyncio.sleep(seconds)
+
+
+def _culprit(error: BaseException) -> Failure:
+    failure = Permanent(f"the message's data cannot be stored: {type(error).__name__}: {str(error)[:500]}")
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,93 @@
+"""Creates and upgrades the schema of each service: one schema, one role, no access across.
+
+The job runs as the owner (the administrator's URL); services run as roles that may read and write rows, nothing else.
+Running it again changes nothing. Each service has two lines of migrations: the chassis' and its own.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+CHASSIS = Path(__file__).parent
+# What a role may wait for: a session of a service never holds a lock for minutes because somebody forgot it.
+ROLE_SETTINGS = {
+    "statement_timeout": "15s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "30s",
+}
+
+
+def async_url(url: str) -> str:
+    """The same database through asyncpg, whichever driver the URL names (`postgresql://` is what people write)."""
+    return make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+
+
+def migrations_of(package: str) -> Path | None:
+    """The folder of a package's migrations, None where it has none."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise LookupError(f"there is no package {package!r}; a service stands in services/NAME")
+    folder = Path(next(iter(found.submodule_search_locations))) / "migrations"
+    return folder if folder.is_dir() else None
+
+
+async def upgrade(
+    admin_url: str, service: str, package: str, *, password: str | None = None, append_only: Sequence[str] = ()
+) -> None:
+    """Creates the service's role (where a password is given) and schema, and brings its tables to the newest version."""
+    engine = create_async_engine(async_url(admin_url))
+    try:
+        async with engine.begin() as connection:
+            # Two jobs at the same time would both try to create the role.
+            await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('tutti schema'))"))
+            await connection.run_sync(_prepare, service, password)
+            await connection.run_sync(_migrate, service, package)
+            if password is not None:
+                await connection.run_sync(_grant, service, append_only)
+    finally:
+        await engine.dispose()
+
+
+def _prepare(connection: Connection, service: str, password: str | None) -> None:
+    quoted = connection.dialect.identifier_preparer.quote(service)
+    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {quoted}"))
+    if password is None:
+        return
+    exists = connection.execute(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": service}).first()
+    verb = "ALTER" if exists else "CREATE"
+    literal = "'" + password.replace("'", "''") + "'"
+    connection.execute(text(f"{verb} ROLE {quoted} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {literal}".replace(":", r"\:")))
+    for name, value in ROLE_SETTINGS.items():
+        connection.execute(text(f"ALTER ROLE {quoted} SET {name} = '{value}'"))
+    connection.execute(text(f"ALTER ROLE {quoted} SET search_path = {quoted}"))
+
+
+def _migrate(connection: Connection, service: str, package: str) -> None:
+    quoted = connection.dialect.identifier_preparer.quote(service)
+    connection.execute(text(f"SET LOCAL search_path = {quoted}"))
+    own = migrations_of(package)
+    config = Config()
+    config.set_main_option("script_location", str(CHASSIS / "alembic"))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", "\n".join(str(path) for path in (CHASSIS / "migrations", own) if path))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "heads")
+
+
+def _grant(connection: Connection, service: str, append_only: Sequence[str]) -> None:
+    quote = connection.dialect.identifier_preparer.quote
+    role = quote(service)
+    connection.execute(text(f"GRANT USAGE ON SCHEMA {role} TO {role}"))
+    connection.execute(text(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {role} TO {role}"))
+    connection.execute(text(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {role} TO {role}"))
+    connection.execute(text(f"REVOKE ALL ON {role}.alembic_version FROM {role}"))
+    connection.execute(text("REVOKE ALL ON SCHEMA public FROM PUBLIC"))
+    for table in append_only:
+        connection.execute(text(f"REVOKE UPDATE, DELETE, TRUNCATE ON {role}.{quote(table)} FROM {role}"))
+

@@ -1,0 +1,326 @@
+"""The vocabulary in which a service says what it reacts to. It decides; the loop (batch.py) does everything else.
+
+A service supplies pure decisions and bulk loading and saving. It cannot publish, commit or acknowledge, and so cannot do
+these in the wrong order; nor does any of its lines deal with duplicates, retries or dead letters.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.envelope import Envelope
+from contracts.message import Command, Event, Json, Message
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter, FastAPI
+
+    from infra.chassis.process import Runtime
+
+K = TypeVar("K")
+S = TypeVar("S")
+M = TypeVar("M", bound=Message)
+C = TypeVar("C", bound=Command)
+E = TypeVar("E", bound=Message)
+D = TypeVar("D", bound=Event)
+K_contra = TypeVar("K_contra", contravariant=True)
+P = TypeVar("P")
+
+CallOutcome = Literal["done", "refused", "unknown"]
+Direction = Literal["event", "do", "undo"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An intent: one request to a system outside, committed before it is sent.
+
+    `key` is its idempotency key, stable over every repetition and replay (build it from the operation id). `request` is JSON
+    and is stored. The loop makes the call outside any transaction and brings the result back to the route's `settle`.
+    """
+
+    dependency: str
+    key: str
+    request: Json
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """What became of a call. `unknown` means it may have happened: ask by its key, or take it back, never forget it."""
+
+    call: Call
+    outcome: CallOutcome
+    response: Json = field(default_factory=dict)
+
+
+class Dependency(Protocol):
+    """A system outside, as an adapter. Raises Transient when it is slow, busy or away; anything else it raises is permanent."""
+
+    async def query(self, call: Call) -> CallResult | None:
+        """What the other side knows of this key; None when it has never heard of it."""
+
+    async def perform(self, call: Call) -> CallResult:
+        """Sends the request under its key. `refused` only for a definite no."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a decision may know besides message and state. `now` is the database's clock, the same for the whole batch.
+
+    `calls` are the calls made so far for this operation, in both directions, oldest first (empty for services without
+    dependencies). `random` yields numbers in [0, 1). `new_id` yields UUIDv7 strings. `sender` is the broker user that published
+    the message, as verified by the broker; None where the publisher did not state it, and for inputs that are rows.
+    """
+
+    now: datetime
+    envelope: Envelope
+    new_id: Callable[[], str]
+    random: Callable[[], float]
+    calls: tuple[CallResult, ...] = ()
+    sender: str | None = None
+
+    @property
+    def operation_id(self) -> str:
+        """`saga:step`. Only commands have one; the loop has refused a command without it before any decision."""
+        assert self.envelope.operationid is not None
+        return self.envelope.operationid
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """A message to be sent with an envelope of its own: commands of the orchestrator. Plain events need no Outbound.
+
+    Whatever is None is taken from the message that caused it (correlation, partner, actor, subject) or made fresh (id).
+    """
+
+    message: Message
+    message_id: str | None = None
+    operation_id: str | None = None
+    revision: int = 0
+    due_by: datetime | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    partner_id: str | None = None
+    actor: str | None = None
+    subject: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Generic[S]):
+    """What a decision wants. `state` replaces the state it was given (the same object means unchanged).
+
+    `answer` answers a command: exactly one answer, unless `calls` are made first, whose results `settle` turns into it.
+    `events` are side events: not repeated when the answer is. `facts` are rows for the repository to write beside the states.
+    """
+
+    state: S
+    answer: Event | None = None
+    events: tuple[Event | Outbound, ...] = ()
+    facts: tuple[object, ...] = ()
+    calls: tuple[Call, ...] = ()
+
+
+class Repository(Protocol[K, S]):
+    """Bulk access to the states of one kind, within the loop's transaction. It never commits."""
+
+    async def load(self, connection: AsyncConnection, keys: Sequence[K]) -> Mapping[K, S]:
+        """States for all keys (which may repeat), locked. Inserts missing keys first, then locks in a second statement, sorted."""
+
+    async def save(self, connection: AsyncConnection, changed: Mapping[K, S], facts: Sequence[object]) -> None:
+        """Writes changed states and new facts in a constant number of statements. Only updates states; never upserts them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row of a consumer's table, in the loop's uniform shape. Built by `on`, `on_many`, `undo`, `listen`."""
+
+    model: type[Message]
+    direction: Direction
+    keys: Callable[[Any, Envelope], Sequence[Any]]
+    decide: Callable[[Any, Mapping[Any, Any], Context, Any], Decision[Any]]
+    settle: Callable[[Any, Mapping[Any, Any], Context, Sequence[CallResult]], Decision[Any]] | None = None
+    undoes: type[Command] | None = None
+
+    @property
+    def wire_name(self) -> str:
+        return self.model.wire_name
+
+
+Decide = Callable[[M, S, Context], Decision[S]]
+DecideMany = Callable[[M, Mapping[K, S], Context], Decision[Mapping[K, S]]]
+Settle = Callable[[M, S, Context, Sequence[CallResult]], Decision[S]]
+Undo = Callable[[M, S, Context, D | None], Decision[S]]
+UndoMany = Callable[[M, Mapping[K, S], Context, D | None], Decision[Mapping[K, S]]]
+
+
+def on(
+    model: type[M], decide: Decide[M, S], *, key: Callable[[M], K], settle: Settle[M, S] | None = None
+) -> Route:
+    """A command or an event whose decision needs the state of one key."""
+    return Route(
+        model=model,
+        direction=_direction(model),
+        keys=lambda message, _: (key(message),),
+        decide=lambda message, states, context, _: _one(key(message), lambda s: decide(message, s, context), states),
+        settle=settle
+        and (
+            lambda message, states, context, results: _one(
+                key(message), lambda s: settle(message, s, context, results), states
+            )
+        ),
+    )
+
+
+def on_many(model: type[M], decide: DecideMany[M, K, S], *, keys: Callable[[M], Sequence[K]]) -> Route:
+    """A command or an event whose decision needs several states: it gets the mapping of just those, and returns one with those
+    that changed (or the mapping itself)."""
+    return Route(
+        model=model,
+        direction=_direction(model),
+        keys=lambda message, _: keys(message),
+        decide=lambda message, states, context, _: decide(message, {key: states[key] for key in keys(message)}, context),
+    )
+
+
+def listen(model: type[M], decide: Decide[M, S], *, key: Callable[[Envelope], K]) -> Route:
+    """A message whose key is in its envelope (the saga id), not in its payload."""
+    return Route(
+        model=model,
+        direction=_direction(model),
+        keys=lambda _, envelope: (key(envelope),),
+        decide=lambda message, states, context, _: _one(
+            key(context.envelope), lambda s: decide(message, s, context), states
+        ),
+    )
+
+
+def undo(
+    model: type[M],
+    decide: Undo[M, S, D],
+    *,
+    of: type[Command],
+    key: Callable[[M], K],
+    settle: Settle[M, S] | None = None,
+) -> Route:
+    """The undo of another command. Its decision is given what the do answered, or None where there is nothing to take back."""
+    return Route(
+        model=model,
+        direction="undo",
+        keys=lambda message, _: (key(message),),
+        decide=lambda message, states, context, done: _one(
+            key(message), lambda s: decide(message, s, context, done), states
+        ),
+        settle=settle
+        and (
+            lambda message, states, context, results: _one(
+                key(message), lambda s: settle(message, s, context, results), states
+            )
+        ),
+        undoes=of,
+    )
+
+
+def undo_many(
+    model: type[M], decide: UndoMany[M, K, S, D], *, of: type[Command], keys: Callable[[M], Sequence[K]]
+) -> Route:
+    """As `undo`, for a decision that needs several states."""
+    return Route(
+        model=model,
+        direction="undo",
+        keys=lambda message, _: keys(message),
+        decide=lambda message, states, context, done: decide(
+            message, {key: states[key] for key in keys(message)}, context, done
+        ),
+        undoes=of,
+    )
+
+
+def _direction(model: type[Message]) -> Direction:
+    return "do" if issubclass(model, Command) else "event"
+
+
+def _one(key: K, decide: Callable[[S], Decision[S]], states: Mapping[K, S]) -> Decision[Mapping[K, S]]:
+    before = states[key]
+    decision = decide(before)
+    return Decision(
+        state=states if decision.state is before else {key: decision.state},
+        answer=decision.answer,
+        events=decision.events,
+        facts=decision.facts,
+        calls=decision.calls,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RowInput(Generic[K, P]):
+    """An input that is a row and no message: a due timer, an operator's act. `tries` counts committed starts, this included."""
+
+    id: str
+    key: K
+    payload: P
+    tries: int
+
+
+class RowSource(Protocol[K, S, P]):
+    """Inputs that are rows. They pass through the same transaction as messages, after them."""
+
+    @property
+    def name(self) -> str:
+        """For metrics and logs."""
+
+    async def claim(self, connection: AsyncConnection, limit: int) -> Sequence[RowInput[K, P]]:
+        """Due rows, with their tries raised; the loop commits this before it uses them, so that a crash is counted.
+
+        Skips what another replica has locked. A row claimed and not settled is due again after a short lease.
+        """
+
+    def decide(self, row: RowInput[K, P], state: S, context: Context) -> Decision[S]:
+        """Pure, like any decision; checks under the lock that the row still applies. Envelope: see `envelope`."""
+
+    def envelope(self, row: RowInput[K, P], now: datetime) -> Envelope:
+        """The envelope from which messages that follow inherit correlation, partner, actor and trace."""
+
+    def give_up(self, row: RowInput[K, P], state: S, error: str, context: Context) -> Decision[S]:
+        """When `decide` raised, or the row has killed the process three times: the visible end, such as `stuck`."""
+
+    async def settle(self, connection: AsyncConnection, rows: Sequence[RowInput[K, P]]) -> None:
+        """Marks or deletes the rows, in the transaction of their effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """One queue and what is done with its messages. `repository` is built once per process."""
+
+    queue: str
+    repository: Repository[Any, Any]
+    routes: tuple[Route, ...]
+    sources: tuple[RowSource[Any, Any, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that does not add up, found by a service about its own data; `kind` is a list of `tutti reconcile`."""
+
+    kind: Literal["lost", "doubled", "unanswered", "undelivered", "unexplained"]
+    id: str
+    detail: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The complete answer to "what does this service react to".
+
+    `dependencies` are the systems outside that its calls name. `http` adds routes to the service's port, `install` whatever
+    needs the application itself (middleware, error handlers). `reconcile` checks that the service's own money or stock adds up.
+    `background` are coroutines that run as long as the process.
+    """
+
+    name: str
+    consumers: tuple[Consumer, ...]
+    dependencies: Mapping[str, Dependency] = field(default_factory=dict)
+    http: "Callable[[Runtime], APIRouter] | None" = None
+    install: "Callable[[FastAPI, Runtime], None] | None" = None
+    reconcile: Callable[[AsyncConnection], Any] | None = None
+    background: "tuple[Callable[[Runtime], Any], ...]" = ()

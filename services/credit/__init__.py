@@ -1,0 +1,1 @@
+"""Credit: who may owe us how much, and what is held of it for orders under way."""

@@ -1,0 +1,1 @@
+"""Where credit's states are kept."""

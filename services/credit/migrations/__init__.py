@@ -1,0 +1,4 @@
+"""Credit's tables, version by version."""
+
+# The service's role may insert into these and never change or delete what is there.
+APPEND_ONLY = ("credit_limit_change",)

@@ -1,0 +1,1 @@
+"""Which carrier takes which parcel, and what has become of it."""

@@ -1,0 +1,1 @@
+"""Where fulfillment's states are kept, and how carriers are reached."""

@@ -1,0 +1,5 @@
+"""`python -m services.ingress`"""
+
+from infra.chassis.process import main
+
+main("services.ingress")

@@ -1,0 +1,1 @@
+"""What ingress touches: PostgreSQL and the orchestrator's API."""

@@ -1,0 +1,106 @@
+"""Requests that wait for an order's end (`Prefer: wait`), told by whoever hears of it.
+
+The consumer of `ingress.events` announces an end a moment before its transaction commits. What a partner is told is then read from
+the database: so it is committed, and a GET right after it cannot say less. Ends that another replica heard are found by asking for
+all waiting orders at once, every `finish_poll_seconds`.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from services.ingress.domain import Order
+
+# The announcing transaction has its own COMMIT still to send: about a round trip and a flush of the log.
+_COMMIT_SECONDS: Final = 0.002
+
+Read = Callable[[Sequence[str]], Awaitable[Sequence[Order]]]
+
+
+class Finishes:
+    """The waiting requests of one process."""
+
+    def __init__(self, *, poll_seconds: float, waiters_max: int) -> None:
+        self._poll_seconds = poll_seconds
+        self._waiters_max = waiters_max
+        self._waiting: dict[str, asyncio.Future[Order | None]] = {}
+        self._waiters: Counter[str] = Counter()
+        self._announced: set[str] = set()
+        self._news = asyncio.Event()
+        self._released = False
+
+    def announce(self, order_ids: Sequence[str]) -> None:
+        """These orders end with a transaction that is about to commit, or has just done so."""
+        news = [order_id for order_id in order_ids if order_id in self._waiting]
+        if news:
+            self._announced.update(news)
+            self._news.set()
+
+    async def wait(self, order_id: str, seconds: float) -> Order | None:
+        """The order once it has ended; None when it has not within `seconds`, or too many wait already."""
+        if self._released or self._waiters.total() >= self._waiters_max:
+            return None
+        future = self._waiting.setdefault(order_id, asyncio.get_running_loop().create_future())
+        self._waiters[order_id] += 1
+        if self._waiters.total() == 1:
+            self._news.set()
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            return None
+        finally:
+            self._waiters[order_id] -= 1
+            if not self._waiters[order_id]:
+                del self._waiters[order_id]
+                self._waiting.pop(order_id, None)
+                self._announced.discard(order_id)
+
+    def release(self) -> None:
+        """Nobody looks any more: every waiting request is told that it has not ended yet."""
+        self._released = True
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_result(None)
+
+    async def run(self, read: Read) -> None:
+        """Looks for ends as long as the process lives. `read` yields those of the given orders that have ended."""
+        polled_at = time.monotonic()
+        delay = _COMMIT_SECONDS
+        while True:
+            await self._pause(delay)
+            if time.monotonic() - polled_at >= self._poll_seconds:
+                polled_at = time.monotonic()
+                await self._look(read, list(self._waiting))
+            elif self._announced:
+                found = await self._look(read, list(self._announced))
+                delay = _COMMIT_SECONDS if found else min(delay * 2, self._poll_seconds)
+
+    async def _pause(self, delay: float) -> None:
+        """Returns when there is something to look for: at once for what was announced, else with the next poll."""
+        if not self._waiting:
+            self._news.clear()
+            await self._news.wait()
+        if self._announced:
+            # A commit by another task of this process cannot be awaited from here; the delay doubles while it is not seen.
+            await asyncio.sleep(delay)
+            return
+        self._news.clear()
+        try:
+            async with asyncio.timeout(self._poll_seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return
+
+    async def _look(self, read: Read, order_ids: Sequence[str]) -> bool:
+        if not order_ids:
+            return False
+        ended = await read(order_ids)
+        for order in ended:
+            self._announced.discard(order.order_id)
+            future = self._waiting.get(order.order_id)
+            if future is not None and not future.done():
+                future.set_result(order)
+        return bool(ended)

@@ -1,0 +1,3 @@
+"""Ingress' tables, version by version."""
+
+APPEND_ONLY: tuple[str, ...] = ()

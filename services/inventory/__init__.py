@@ -1,0 +1,1 @@
+"""Which warehouse keeps what, what of it is promised, and which warehouses serve an order."""

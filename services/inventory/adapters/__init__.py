@@ -1,0 +1,1 @@
+"""Where inventory's states are kept."""

@@ -1,0 +1,1 @@
+"""Pricing: what an order costs a partner, and why."""

@@ -1,0 +1,1 @@
+"""Where pricing's states are kept."""

@@ -1,0 +1,1 @@
+"""Pricing's tables, version by version."""

@@ -1,0 +1,11 @@
+"""Every knob of pricing: those of the chassis."""
+
+from pydantic_settings import SettingsConfigDict
+
+from infra.chassis.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Read from the environment as TUTTI_PRICING__..."""
+
+    model_config = SettingsConfigDict(env_prefix="TUTTI_PRICING__")
