@@ -97,14 +97,18 @@ class Checker:
         taken = {PROCESS: "the process itself", **dict.fromkeys(RESERVED, "CEL")}
         if self.part.input in taken:
             self.source.report(
-                ("input",), f"the name `{self.part.input}` belongs to {taken[self.part.input]}", "choose another name"
+                ("input",),
+                f"the name `{self.part.input}` belongs to {taken[self.part.input]}",
+                "choose another name",
             )
         taken[self.part.input] = "the starting payload"
         for number, step in enumerate(self.part.steps):
             name = self.names[step.id]
             if name in taken:
                 self.source.report(
-                    ("steps", number, "id"), f"the name `{name}` belongs to {taken[name]}", "give the step another id"
+                    ("steps", number, "id"),
+                    f"the name `{name}` belongs to {taken[name]}",
+                    "give the step another id",
                 )
             if self.index[step.id] != number:
                 self.source.report(("steps", number, "id"), f"there is another step `{step.id}`", "give each step its own id")
@@ -224,7 +228,9 @@ class Checker:
             )
         if step.undo == "none" and step.because is None:
             self.source.report(
-                (*at, "undo"), f"`{step.id}` has no undo and no reason", "say in `because` why nothing need be taken back"
+                (*at, "undo"),
+                f"`{step.id}` has no undo and no reason",
+                "say in `because` why nothing need be taken back",
             )
 
     def _undo(
@@ -255,7 +261,10 @@ class Checker:
         for outcome in part.answers:
             if outcome not in (DONE, REFUSED):
                 self.source.report(
-                    (*at, "answers", outcome), f"an undo has no outcome `{outcome}`", "use `done` or `refused`", at_key=True
+                    (*at, "answers", outcome),
+                    f"an undo has no outcome `{outcome}`",
+                    "use `done` or `refused`",
+                    at_key=True,
                 )
         inherited = dict(do_template.fields)
         return Undo(
@@ -287,7 +296,9 @@ class Checker:
         entry = REGISTRY.get(wire_name)
         if entry is None:
             self.source.report(
-                path, f"there is no message {wire_name}", _nearest(wire_name, REGISTRY, "see `tutti contracts list`")
+                path,
+                f"there is no message {wire_name}",
+                _nearest(wire_name, REGISTRY, "see `tutti contracts list`"),
             )
             return None
         if issubclass(entry.model, Command) != command:
@@ -296,7 +307,9 @@ class Checker:
             return None
         if path[0] != "start" and ORCHESTRATOR not in entry.senders:
             self.source.report(
-                path, f"the orchestrator may not send {wire_name}", "add it to the senders in contracts/registry.py"
+                path,
+                f"the orchestrator may not send {wire_name}",
+                "add it to the senders in contracts/registry.py",
             )
         if command and not entry.receivers:
             self.source.report(path, f"nobody handles {wire_name} yet", "deploy its service, or leave the step out")
@@ -318,12 +331,19 @@ class Checker:
                 elif wire_name in outcomes:
                     self.source.report(path, f"{wire_name} stands for two outcomes", "keep one of the two")
                 elif possible.get(wire_name) == REFUSED and outcome == DONE:
-                    self.source.report(path, f"{wire_name} is a refusal", "put it under `refused`, or an outcome of its own name")
+                    self.source.report(
+                        path,
+                        f"{wire_name} is a refusal",
+                        "put it under `refused`, or an outcome of its own name",
+                    )
                 outcomes[wire_name] = outcome
         missing = [name for name in possible if name not in outcomes]
         if missing:
             self.source.report(
-                at, f"nothing is said for the answer {', '.join(missing)}", "put each under an outcome", at_key=True
+                at,
+                f"nothing is said for the answer {', '.join(missing)}",
+                "put each under an outcome",
+                at_key=True,
             )
         if DONE not in outcomes.values():
             self.source.report(at, "no answer means `done`", "put the answer that means success under `done`", at_key=True)
@@ -382,7 +402,10 @@ class Checker:
             path = (*at, "with", field)
             if field not in known:
                 self.source.report(
-                    path, f"{entry.wire_name} has no field `{field}`", _nearest(field, known, "leave it out"), at_key=True
+                    path,
+                    f"{entry.wire_name} has no field `{field}`",
+                    _nearest(field, known, "leave it out"),
+                    at_key=True,
                 )
                 continue
             expression = self._expression(text, path, scope, certain)
@@ -396,7 +419,9 @@ class Checker:
         missing = [field for field, info in known.items() if info.is_required() and field not in fields and field not in given]
         if missing:
             self.source.report(
-                (*at, kind), f"{entry.wire_name} needs {', '.join(f'`{field}`' for field in missing)}", "say it in `with`"
+                (*at, kind),
+                f"{entry.wire_name} needs {', '.join(f'`{field}`' for field in missing)}",
+                "say it in `with`",
             )
         return Template(entry.model, tuple(fields.items()))
 
@@ -420,12 +445,14 @@ class Checker:
     ) -> Expression | None:
         expression = self._expression(text, path, scope, certain or {})
         if expression is not None and expression.type_name not in ("BOOL", "DYN"):
-            self.source.report(path, f"a condition is true or false, this is {expression.type_name}", "compare it with something")
+            self.source.report(
+                path,
+                f"a condition is true or false, this is {expression.type_name}",
+                "compare it with something",
+            )
         return expression
 
-    def _expression(
-        self, text: str, path: Path, scope: Scope, certain: Mapping[str, frozenset[str]]
-    ) -> Expression | None:
+    def _expression(self, text: str, path: Path, scope: Scope, certain: Mapping[str, frozenset[str]]) -> Expression | None:
         try:
             expression = self.language.compile(text, scope)
         except ExpressionError as error:
@@ -483,9 +510,7 @@ def _cycles(after: Mapping[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
     return list(found.values())
 
 
-def _walk_back(
-    goal: str, at: str, after: Mapping[str, tuple[str, ...]], walk: tuple[str, ...]
-) -> tuple[str, ...] | None:
+def _walk_back(goal: str, at: str, after: Mapping[str, tuple[str, ...]], walk: tuple[str, ...]) -> tuple[str, ...] | None:
     """The shortest way from `at` along `after` back to `goal`."""
     frontier = [(at, walk)]
     seen: set[str] = set()

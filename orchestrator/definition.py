@@ -33,7 +33,17 @@ def load_file(path: Path) -> Workflow:
     workflow = load(path.read_text(encoding="utf-8"), file)
     expected = f"{workflow.name}/v{workflow.version}.yaml"
     if file != expected:
-        raise DefinitionError([Finding(file, 1, 1, f"this is {workflow.name} version {workflow.version}", f"move it to {expected}")])
+        raise DefinitionError(
+            [
+                Finding(
+                    file,
+                    1,
+                    1,
+                    f"this is {workflow.name} version {workflow.version}",
+                    f"move it to {expected}",
+                )
+            ]
+        )
     return workflow
 
 
@@ -70,7 +80,11 @@ def _parse(source: Source) -> WorkflowPart | None:
                     at_key=True,
                 )
             elif item["type"] == "missing":
-                source.report(path[:-1], f"`{path[-1]}` is missing", "add it; docs/workflow-language.md says what it means")
+                source.report(
+                    path[:-1],
+                    f"`{path[-1]}` is missing",
+                    "add it; docs/workflow-language.md says what it means",
+                )
             else:
                 source.report(path, item["msg"].removeprefix("Value error, "), "see docs/workflow-language.md")
         return None

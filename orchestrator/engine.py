@@ -153,14 +153,7 @@ class Cancel:
     actor: str
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """An input of this process could not be dealt with at all (a defect). The process is frozen for a person to look at."""
-
-    reason: str
-
-
-Input = Started | Answer | TimerDue | DeadLettered | Cancel | Broken
+Input = Started | Answer | TimerDue | DeadLettered | Cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,12 +230,32 @@ def cancel_before_start(instance: Instance, event: Cancel, *, now: datetime) -> 
         cancellation=Cancellation(event.reason, event.actor, now),
     )
     detail: dict[str, JsonValue] = {"reason": event.reason, "actor": event.actor}
-    return Advance(cancelled, history=(History("cancel-requested", detail=detail), History("finished", detail={"state": "cancelled"})))
+    return Advance(
+        cancelled,
+        history=(
+            History("cancel-requested", detail=detail),
+            History("finished", detail={"state": "cancelled"}),
+        ),
+    )
 
 
 def ignored(instance: Instance, event: Input, problem: str) -> Advance:
     """Nothing but a line of history: for inputs to a process that no workflow is known for."""
     return Advance(instance, history=(_ignored(event, problem),), accepted=False)
+
+
+def freeze(instance: Instance, reason: str, *, now: datetime, limits: Limits = Limits()) -> Advance:
+    """For an input that could not be dealt with at all (a defect): the process waits for a person, and nothing is lost.
+
+    Needs no definition, since that may be what is at fault. A process at rest stays as it is.
+    """
+    if instance.state in AT_REST:
+        line = History("ignored", detail={"because": f"the process is {instance.state.value}", "reason": reason})
+        return Advance(instance, history=(line,), accepted=False)
+    line = History("stuck", detail={"owner": limits.owner, "reason": reason[:DETAIL_LENGTH_MAX]})
+    alert_at = now + limits.alert_every
+    stuck = Stuck(reason[:DETAIL_LENGTH_MAX], limits.owner, now, alert_at, frozen=True)
+    return Advance(replace(instance, state=State.STUCK, stuck=stuck, next_timer_at=alert_at), history=(line,))
 
 
 def cancellable(workflow: Workflow, instance: Instance) -> bool:
@@ -325,8 +338,6 @@ class _Turn:
                 return self._dead_lettered(event)
             case Cancel():
                 return self._cancel(event)
-            case Broken():
-                return self._broken(event)
 
     def _start(self, event: Started) -> str | None:
         if self.before.workflow:
@@ -448,7 +459,12 @@ class _Turn:
             waits = round(delay.total_seconds() * 1000)
             self._put(
                 step,
-                replace(record, state=StepState.BACKOFF, due_at=self.now + delay, backoff_ms=record.backoff_ms + waits),
+                replace(
+                    record,
+                    state=StepState.BACKOFF,
+                    due_at=self.now + delay,
+                    backoff_ms=record.backoff_ms + waits,
+                ),
             )
             self._log("backing-off", step, attempts=record.attempts, delay_ms=waits)
             return
@@ -476,7 +492,12 @@ class _Turn:
         else:
             return "it is no command of this step"
         self._log(
-            "dead-lettered", step, event.message_id, dead_letter=event.dead_letter_id, error=event.error, type=event.wire_name
+            "dead-lettered",
+            step,
+            event.message_id,
+            dead_letter=event.dead_letter_id,
+            error=event.error,
+            type=event.wire_name,
         )
         return None
 
@@ -485,7 +506,12 @@ class _Turn:
         if problem is not None:
             return problem
         if self.state is not State.RUNNING:
-            self._log("cancel-requested", actor=event.actor, reason=event.reason, note="it is being taken back already")
+            self._log(
+                "cancel-requested",
+                actor=event.actor,
+                reason=event.reason,
+                note="it is being taken back already",
+            )
             return None
         if _is_past_pivot(self.workflow, self.steps):
             return "the process is past its pivot"
@@ -498,15 +524,15 @@ class _Turn:
         pivot = self.workflow.pivot
         in_flight = self.steps[pivot.id].state if pivot is not None else None
         if pivot is not None and in_flight is StepState.BACKOFF:
-            self._give_up(pivot, self.steps[pivot.id], StepState.TIMED_OUT, "step-timed-out", f"{pivot.id} gave no answer in time")
+            self._give_up(
+                pivot,
+                self.steps[pivot.id],
+                StepState.TIMED_OUT,
+                "step-timed-out",
+                f"{pivot.id} gave no answer in time",
+            )
         elif in_flight is not StepState.SENT:
             self._unwind(State.CANCELLED)
-        return None
-
-    def _broken(self, event: Broken) -> str | None:
-        if self.state in AT_REST:
-            return "the process is at rest"
-        self._freeze(event.reason)
         return None
 
     # What follows from it.
@@ -541,7 +567,10 @@ class _Turn:
             self._send(step, self.steps[step.id])
         else:
             event = self._emit(step.template)
-            self._put(step, StepRecord(state=StepState.DONE, outcome="done", attempts=1, sent_at=self.now, answered_at=self.now))
+            self._put(
+                step,
+                StepRecord(state=StepState.DONE, outcome="done", attempts=1, sent_at=self.now, answered_at=self.now),
+            )
             self._log("emitted", step, event.message_id, type=event.wire_name)
 
     def _send(self, step: Step, record: StepRecord) -> None:
@@ -787,7 +816,7 @@ def _ignored(event: Input, problem: str) -> History:
             message_id: str | None = event.message_id
         case Started():
             detail, message_id = {}, event.message_id
-        case Cancel() | Broken():
+        case Cancel():
             detail, message_id = {"reason": event.reason}, None
         case TimerDue():
             detail, message_id = {}, None

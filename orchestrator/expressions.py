@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-# The package has stubs but no marker that says so.
-from cel_expr_python import cel  # type: ignore[import-untyped]
+from cel_expr_python import cel
 from pydantic import BaseModel, JsonValue
 
 from orchestrator.descriptors import Descriptors
@@ -19,8 +18,7 @@ from orchestrator.descriptors import Descriptors
 EXPRESSION_LENGTH_MAX: Final = 2000
 # Section "Syntax" of the CEL specification: identifiers that no variable may have.
 RESERVED: Final = frozenset(
-    "as break const continue else false for function if import in let loop namespace null package return true "
-    "var void while".split()
+    ["as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop", "namespace", "null", "package", "return", "true", "var", "void", "while"]
 )
 _PATH = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)+")
 _FAULT = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")

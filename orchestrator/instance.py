@@ -235,6 +235,4 @@ def _document(value: Any, shape: _Shape) -> dict[str, Any]:
 
 def _read(document: dict[str, Any], shape: _Shape) -> dict[str, Any]:
     readers = shape.readers
-    return {
-        name: readers[name](item) if name in readers else item for name, item in document.items() if name in shape.known
-    }
+    return {name: readers[name](item) if name in readers else item for name, item in document.items() if name in shape.known}

@@ -8,7 +8,15 @@ import re
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from orchestrator.expressions import EXPRESSION_LENGTH_MAX
 
@@ -34,7 +42,9 @@ def parse_duration(text: object) -> timedelta:
 
 
 Duration = Annotated[
-    timedelta, BeforeValidator(parse_duration), WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$"})
+    timedelta,
+    BeforeValidator(parse_duration),
+    WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$"}),
 ]
 Kebab = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=60)]
 WireName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+\.v[1-9]\d{0,3}$", max_length=200)]
@@ -43,7 +53,15 @@ Cel = Annotated[str, StringConstraints(min_length=1, max_length=EXPRESSION_LENGT
 CelOrLiteral = Annotated[
     Cel,
     BeforeValidator(lambda value: json.dumps(value) if isinstance(value, bool | int) else value),
-    WithJsonSchema({"anyOf": [{"type": "string", "maxLength": EXPRESSION_LENGTH_MAX}, {"type": "integer"}, {"type": "boolean"}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "maxLength": EXPRESSION_LENGTH_MAX},
+                {"type": "integer"},
+                {"type": "boolean"},
+            ]
+        }
+    ),
 ]
 Mapping = Annotated[dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")], CelOrLiteral], Field(max_length=60)]
 OneOrMore = Annotated[
@@ -110,7 +128,9 @@ class StepPart(Part):
             raise ValueError("a step has either `command` or `emit`")
         if self.command is not None and (self.answers is None or self.timeout is None):
             raise ValueError("a command needs `answers` and a `timeout`, or the process could wait for ever")
-        if self.emit is not None and (self.answers or self.timeout or self.retry or self.pivot or isinstance(self.undo, UndoPart)):
+        if self.emit is not None and (
+            self.answers or self.timeout or self.retry or self.pivot or isinstance(self.undo, UndoPart)
+        ):
             raise ValueError("`emit` is done at once: it has no answers, timeout, retry, pivot or undo command")
         return self
 

@@ -117,7 +117,11 @@ def read(text: str, file: str) -> Source:
 def _walk(source: Source, path: Path, node: yaml.Node) -> Iterator[tuple[Path, yaml.Node]]:
     yield path, node
     if len(path) > DEPTH_MAX:
-        source.report(path, "the text is nested too deeply", "see docs/workflow-language.md for the shape of a definition")
+        source.report(
+            path,
+            "the text is nested too deeply",
+            "see docs/workflow-language.md for the shape of a definition",
+        )
         return
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
@@ -127,8 +131,6 @@ def _walk(source: Source, path: Path, node: yaml.Node) -> Iterator[tuple[Path, y
             child = (*path, str(key.value))
             mark = (key.start_mark.line + 1, key.start_mark.column + 1)
             if child in source._keys:
-                source.findings.append(
-                    Finding(source.file, *mark, f"`{key.value}` stands here twice", "keep one of the two")
-                )
+                source.findings.append(Finding(source.file, *mark, f"`{key.value}` stands here twice", "keep one of the two"))
             source._keys[child] = mark
             yield from _walk(source, child, value)

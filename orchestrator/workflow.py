@@ -34,9 +34,7 @@ class Template:
         try:
             return self.model.model_validate(data)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, item['loc'])) or 'message'}: {item['msg']}" for item in error.errors()[:3]
-            )
+            problems = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'message'}: {item['msg']}" for item in error.errors()[:3])
             raise EvaluationError(f"{self.wire_name} cannot be written: {problems}") from None
 
 

@@ -150,7 +150,7 @@ def apply(management_url: str, document: Mapping[str, Any], *, administrator: st
 
     The administrator gets full permissions on the vhost, so that later jobs and operators' tools can work in it.
     """
-    with httpx2.Client(base_url=management_url, timeout=APPLY_SECONDS_MAX) as client:
+    with httpx2.Client(base_url=management_url, timeout=APPLY_SECONDS_MAX, trust_env=False) as client:
         _expect(client.post("/api/definitions", json=dict(document)))
         if administrator is not None:
             for vhost in document["vhosts"]:

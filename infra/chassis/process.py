@@ -165,7 +165,8 @@ class Runtime:
     async def reconcile(self) -> dict[str, Any]:
         """The facts of the last day."""
         since = datetime.now(UTC) - timedelta(days=1)
-        return await reconciliation.facts(self.service.name, self.engine, self.service.reconcile, since)
+        found = await reconciliation.facts(self.service.name, self.engine, self.service.reconcile, since)
+        return {**found, "depths": {loop.consumer.queue: (await self.consumption.depth(loop.consumer.queue))[0] for loop in self.loops}}
 
     def begin_stop(self) -> None:
         self._stopping.set()

@@ -23,7 +23,7 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """The amount does not fit: `shortfall` is what is missing. `code` and `detail` say why, to programs and to people."""
+    """The amount does not fit: `shortfall` is missing. `code` says why to programs, `detail` to people."""
 
     shortfall: Money
     code: str
@@ -106,7 +106,7 @@ class HoldReleased:
 
 @dataclass(frozen=True, slots=True)
 class HoldCaptured:
-    """The order is complete: whatever it still holds on the line is used from now on. Nothing held, nothing captured."""
+    """The order is complete: whatever it still holds on the line is used from now on, which may be nothing."""
 
     order_id: str
     line: LineKey

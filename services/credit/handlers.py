@@ -61,7 +61,7 @@ def reserve_credit(command: ReserveCredit, line: CreditLine, context: Context) -
 def release_credit(
     command: ReleaseCredit, line: CreditLine, context: Context, done: CreditReserved | None
 ) -> Decision[CreditLine]:
-    """Gives back what the do's answer says was held, whatever amount the undo names: that answer is what we promised."""
+    """Gives back what the do's answer says was held, whatever amount the undo names: the answer is our promise."""
     if done is None:
         return Decision(line, _released(command, Money.zero(line.currency)))
     return Decision(

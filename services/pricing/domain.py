@@ -10,6 +10,7 @@ by the partner's invoice check line by line, and there half up is what commerce 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
+from itertools import pairwise
 from typing import NamedTuple
 
 from contracts.values import AMOUNT_MINOR_MAX, Money, OrderLine
@@ -261,6 +262,6 @@ def _refuse_negative(price: Money) -> None:
 
 
 def _refuse_descending(quantities: Sequence[Decimal]) -> None:
-    for lower, upper in zip(quantities, quantities[1:], strict=False):
+    for lower, upper in pairwise(quantities):
         if lower >= upper:
             raise ValueError(f"the tier from {_plain(upper)} on stands twice or in the wrong place")

@@ -4,7 +4,7 @@ Every change of a hold happens under the lock of its line. Holds therefore need 
 sums in the line's row are exact: nobody else can place or end a hold of a line that we have locked.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from sqlalchemy import text
@@ -157,22 +157,28 @@ class PostgresCreditLines:
             await _insert_limit_changes(connection, stated)
 
 
-async def reconcile(connection: AsyncConnection) -> AsyncIterator[Finding]:
-    """Whether each line's sums are those of its holds, and each operation has one hold. Reads only."""
-    for buyer_id, currency, held, used, held_by_holds, used_by_holds in await connection.execute(_DISAGREEING_LINES):
-        yield Finding(
+async def reconcile(connection: AsyncConnection) -> list[Finding]:
+    """What does not add up: a line's sums that are not those of its holds, an operation with two holds. Reads only."""
+    lines = await connection.execute(_DISAGREEING_LINES)
+    findings = [
+        Finding(
             kind="unexplained",
             id=f"{buyer_id}/{currency}",
             detail=f"the line says held {held}, used {used}; its holds say held {held_by_holds}, used {used_by_holds}",
             command="tutti logs credit",
         )
-    for operation_id, order_id, count in await connection.execute(_OPERATIONS_WITH_TWO_HOLDS):
-        yield Finding(
+        for buyer_id, currency, held, used, held_by_holds, used_by_holds in lines
+    ]
+    findings += [
+        Finding(
             kind="doubled",
             id=operation_id,
             detail=f"{count} holds for one operation",
             command=f"tutti order show {order_id}",
         )
+        for operation_id, order_id, count in await connection.execute(_OPERATIONS_WITH_TWO_HOLDS)
+    ]
+    return findings
 
 
 async def _update_lines(connection: AsyncConnection, changed: Mapping[LineKey, CreditLine]) -> None:

@@ -19,9 +19,10 @@ def upgrade() -> None:
             rank integer NOT NULL DEFAULT 1000,
             active boolean NOT NULL DEFAULT false,
             sequence bigint NOT NULL DEFAULT -1
-        );
-
-        -- One warehouse's part of an order. The key is the second wall against sending something twice.
+        )
+    """)
+    # One warehouse's part of an order. The key is the second wall against sending something twice.
+    op.execute("""
         CREATE TABLE parcel (
             operation_id text NOT NULL,
             order_id text NOT NULL,
@@ -38,12 +39,12 @@ def upgrade() -> None:
             CONSTRAINT parcel_one_per_operation_and_warehouse PRIMARY KEY (operation_id, warehouse),
             CONSTRAINT parcel_on_its_way_has_a_number CHECK (state NOT IN ('booked', 'delivered') OR tracking IS NOT NULL),
             CONSTRAINT parcel_delivered_has_a_moment CHECK ((state = 'delivered') = (delivered_at IS NOT NULL))
-        ) WITH (fillfactor = 80);
-        CREATE INDEX parcel_of_order ON parcel (order_id);
-        CREATE INDEX parcel_tracking ON parcel (tracking, carrier);
-        -- What waits for a carrier's answer: a handful among all that were ever sent.
-        CREATE INDEX parcel_planned ON parcel (planned_at) WHERE state = 'planned';
+        ) WITH (fillfactor = 80)
     """)
+    op.execute("CREATE INDEX parcel_of_order ON parcel (order_id)")
+    op.execute("CREATE INDEX parcel_tracking ON parcel (tracking, carrier)")
+    # What waits for a carrier's answer: a handful among all that were ever sent.
+    op.execute("CREATE INDEX parcel_planned ON parcel (planned_at) WHERE state = 'planned'")
 
 
 def downgrade() -> None:

@@ -126,7 +126,8 @@ class PostgresOrders:
             rows = await connection.execute(_LOCK, {"order_ids": order_ids})
             found |= {row.order_id: _order(row) for row in rows}
         if names:
-            found.update(await _submissions(connection, names))
+            for name, submission in (await _submissions(connection, names)).items():
+                found[name] = submission
         return found
 
     async def save(

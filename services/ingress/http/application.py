@@ -104,13 +104,11 @@ class PartnerApplication:
             return
         try:
             key = bearer(request.headers.get("authorization"))
-            # A stranger who has used up the quota does not get to ask the database either.
-            if not self._credentials.knows(key.key_id):
-                self._check(await self._quotas.look(_peer(visit), self._anonymous_per_minute), visit)
             account = await self._credentials.account(key)
             if account is None:
                 raise refusal()
         except Problem as problem:
+            # Only now: a partner behind the same address as a stranger must not be kept out with it.
             if problem.kind.status == 401:
                 visit.quota = await self._counted(_peer(visit), self._anonymous_per_minute, visit)
             raise
@@ -119,10 +117,6 @@ class PartnerApplication:
 
     async def _counted(self, name: str, per_minute: int, visit: Visit) -> Quota:
         quota = await self._quotas.hit(name, per_minute)
-        self._check(quota, visit)
-        return quota
-
-    def _check(self, quota: Quota, visit: Visit) -> None:
         if not quota.allowed:
             visit.quota = quota
             raise Problem(
@@ -130,6 +124,7 @@ class PartnerApplication:
                 f"More than {quota.per_minute} requests in a minute.",
                 headers={"Retry-After": str(quota.reset_seconds)},
             )
+        return quota
 
     def _refused(self, problem: Problem, visit: Visit) -> Response:
         visit.correlation_id = problem.correlation_id or visit.correlation_id

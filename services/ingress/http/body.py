@@ -1,11 +1,13 @@
 """The body of a request, counted while it arrives, and read as one strict JSON object."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from pydantic_core import from_json
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import Receive
 
 from contracts.envelope import EnvelopeError, parse_object
 from services.ingress.http.problems import Problem
@@ -13,7 +15,6 @@ from services.ingress.intake import InputError
 
 # A client that is still sending would lose our answer to a reset connection, so what is too much is read on and dropped, up to here.
 _DRAIN_BYTES_MAX: Final = 16 * 1024 * 1024
-_DRAIN_SECONDS_MAX: Final = 2.0
 _WHITE_SPACE: Final = b" \t\r\n"
 
 
@@ -36,43 +37,44 @@ async def read_body(request: Request, *, bytes_max: int, seconds_max: float) -> 
     if declared.isdigit() and int(declared) > bytes_max and "expect" in request.headers:
         # The client asks before it sends: nothing has to be read to refuse it.
         raise _too_large(bytes_max)
-    chunks: list[bytes] = []
-    size = 0
     try:
         async with asyncio.timeout(seconds_max):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > bytes_max:
-                    break
-                chunks.append(chunk)
+            body = await _read(request.receive, bytes_max)
     except TimeoutError:
         raise Problem("request-timeout", f"The body did not arrive within {seconds_max:g} seconds.") from None
-    except ClientDisconnect:
-        # Nobody is there to be answered; the answer only ends the request.
-        raise Problem("request-timeout", "The client closed the connection.") from None
-    if size > bytes_max:
-        chunks.clear()
-        await _drain(request)
+    if body is None:
         raise _too_large(bytes_max)
-    return b"".join(chunks)
+    return body
+
+
+async def _read(receive: Receive, bytes_max: int) -> bytes | None:
+    """The whole body; None when it is too large, and has been read on and dropped as far as we are willing to."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in _chunks(receive):
+        size += len(chunk)
+        if size > bytes_max + _DRAIN_BYTES_MAX:
+            return None
+        if size <= bytes_max:
+            chunks.append(chunk)
+        else:
+            chunks.clear()
+    return b"".join(chunks) if size <= bytes_max else None
+
+
+async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            # Nobody is there to be answered; the answer only ends the request.
+            raise Problem("request-timeout", "The client closed the connection.")
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
 
 
 def _too_large(bytes_max: int) -> Problem:
     return Problem("body-too-large", f"The body has more than {bytes_max} bytes.")
-
-
-async def _drain(request: Request) -> None:
-    dropped = 0
-    try:
-        async with asyncio.timeout(_DRAIN_SECONDS_MAX):
-            # `stream` cannot be taken up again where it was left, so this asks the server itself.
-            while dropped < _DRAIN_BYTES_MAX:
-                message = await request.receive()
-                dropped += len(message.get("body", b""))
-                if message["type"] != "http.request" or not message.get("more_body", False):
-                    return
-    except TimeoutError:
-        return
 
 
 def parse_json(body: bytes) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from services.ingress.keys import Account, ApiKey, parse_key
 Find = Callable[[str], Awaitable[Account | None]]
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="orders"'}
 _INVALID: Final = {"WWW-Authenticate": 'Bearer realm="orders", error="invalid_token"'}
+# Strangers with made-up keys cost a look-up each; they may keep this many of the pool's connections busy.
+_LOOKUPS_MAX: Final = 2
 # Compared with when the key id is unknown, so that an unknown id takes as long as a wrong secret.
 _NOBODY: Final = Account("", "", bytes(32), frozenset(), 1)
 
@@ -45,17 +47,13 @@ class Credentials:
         self, find: Find, pepper: bytes, *, cache_seconds: float, cache_size_max: int, now: Callable[[], datetime]
     ) -> None:
         self._find = find
+        self._turns = asyncio.Semaphore(_LOOKUPS_MAX)
         self._pepper = pepper
         self._cache_seconds = cache_seconds
         self._cache_size_max = cache_size_max
         self._now = now
         self._known: OrderedDict[str, tuple[float, asyncio.Future[Account | None]]] = OrderedDict()
         self._used: set[str] = set()
-
-    def knows(self, key_id: str) -> bool:
-        """Whether the key id is remembered, as existing or not."""
-        kept = self._known.get(key_id)
-        return kept is not None and time.monotonic() < kept[0]
 
     async def account(self, key: ApiKey) -> Account | None:
         """The key's account; None when the key opens nothing. Raises what `find` raises."""
@@ -78,7 +76,7 @@ class Credentials:
         if kept is not None and time.monotonic() < kept[0]:
             return await asyncio.shield(kept[1])
         # The future is kept, not its result: when an entry expires under load, one request asks and the others wait for it.
-        future = asyncio.ensure_future(self._find(key_id))
+        future = asyncio.ensure_future(self._ask(key_id))
         self._known[key_id] = (time.monotonic() + self._cache_seconds, future)
         self._known.move_to_end(key_id)
         while len(self._known) > self._cache_size_max:
@@ -88,3 +86,7 @@ class Credentials:
         finally:
             if future.done() and (future.cancelled() or future.exception() is not None):
                 self._known.pop(key_id, None)
+
+    async def _ask(self, key_id: str) -> Account | None:
+        async with self._turns:
+            return await self._find(key_id)

@@ -9,8 +9,8 @@ depends_on = None
 
 
 def upgrade() -> None:
+    # The row of an item is the lock for its stock in all warehouses and for its reservations.
     op.execute("""
-        -- The row of an item is the lock for its stock in all warehouses and for its reservations.
         CREATE TABLE item (
             sku text CONSTRAINT item_one_row_per_sku PRIMARY KEY,
             unit text,
@@ -20,18 +20,20 @@ def upgrade() -> None:
             sequence bigint NOT NULL DEFAULT -1,
             low boolean NOT NULL DEFAULT false,
             alert_sequence bigint NOT NULL DEFAULT 0
-        ) WITH (fillfactor = 80);
-
-        -- Without a country, nobody has told us yet where the warehouse is: nothing is allocated from it.
+        ) WITH (fillfactor = 80)
+    """)
+    # Without a country, nobody has told us yet where the warehouse is: nothing is allocated from it.
+    op.execute("""
         CREATE TABLE warehouse (
             warehouse text CONSTRAINT warehouse_one_row_per_name PRIMARY KEY,
             country text,
             priority integer NOT NULL DEFAULT 0,
             sequence bigint NOT NULL DEFAULT -1
-        );
-
-        -- The warehouse need not be known: goods may arrive before its description does.
-        -- Every order updates these rows: room in the page keeps the updates out of the index.
+        )
+    """)
+    # The warehouse need not be known: goods may arrive before its description does.
+    # Every order updates these rows: room in the page keeps the updates out of the index.
+    op.execute("""
         CREATE TABLE stock (
             sku text NOT NULL CONSTRAINT stock_of_an_item REFERENCES item (sku),
             warehouse text NOT NULL,
@@ -39,8 +41,9 @@ def upgrade() -> None:
             reserved numeric NOT NULL DEFAULT 0 CONSTRAINT stock_reserved_not_negative CHECK (reserved >= 0),
             count_sequence bigint NOT NULL DEFAULT -1,
             CONSTRAINT stock_one_row_per_place PRIMARY KEY (sku, warehouse)
-        ) WITH (fillfactor = 60);
-
+        ) WITH (fillfactor = 60)
+    """)
+    op.execute("""
         CREATE TABLE reservation (
             operation_id text NOT NULL,
             order_id text NOT NULL,
@@ -53,9 +56,10 @@ def upgrade() -> None:
             ended_at timestamptz,
             CONSTRAINT reservation_one_per_operation_and_place PRIMARY KEY (operation_id, sku, warehouse),
             CONSTRAINT reservation_ends_with_a_moment CHECK ((state = 'reserved') = (ended_at IS NULL))
-        ) WITH (fillfactor = 80);
-        CREATE INDEX reservation_of_order ON reservation (order_id);
-
+        ) WITH (fillfactor = 80)
+    """)
+    op.execute("CREATE INDEX reservation_of_order ON reservation (order_id)")
+    op.execute("""
         CREATE TABLE stock_movement (
             position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
             sku text NOT NULL,
@@ -66,7 +70,7 @@ def upgrade() -> None:
             cause text NOT NULL,
             moved_at timestamptz NOT NULL DEFAULT now(),
             CONSTRAINT stock_movement_one_per_cause_and_place UNIQUE (sku, warehouse, kind, cause)
-        );
+        )
     """)
 
 

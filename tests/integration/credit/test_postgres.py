@@ -9,7 +9,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from infra.chassis.errors import Permanent
 from infra.chassis.schema import async_url, upgrade
-from infra.chassis.service import Finding
 from services.credit.adapters.postgres import PostgresCreditLines, reconcile
 from services.credit.domain import CreditLine, HoldCaptured, HoldPlaced, HoldReleased, LimitStated, LineKey
 
@@ -47,10 +46,6 @@ async def stored(engine: AsyncEngine, key: LineKey = KEY) -> CreditLine:
         return (await LINES.load(connection, [key]))[key]
 
 
-async def findings(connection: AsyncConnection) -> list[Finding]:
-    return [finding async for finding in reconcile(connection)]
-
-
 async def statements_of(engine: AsyncEngine, keys: int) -> list[str]:
     """What a batch of this size sends to the database."""
     sent: list[str] = []
@@ -68,14 +63,14 @@ async def statements_of(engine: AsyncEngine, keys: int) -> list[str]:
     return sent
 
 
-async def test_an_unknown_line_is_loaded_without_a_limit_and_repeated_keys_once(engine: AsyncEngine):
+async def test_an_unknown_line_is_loaded_without_a_limit_and_repeated_keys_once(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         loaded = await LINES.load(connection, [KEY, LineKey("C-1", "USD"), KEY])
 
     assert loaded == {KEY: CreditLine("EUR"), LineKey("C-1", "USD"): CreditLine("USD")}
 
 
-async def test_what_is_saved_is_loaded_again_and_neighbours_stay_untouched(engine: AsyncEngine):
+async def test_what_is_saved_is_loaded_again_and_neighbours_stay_untouched(engine: AsyncEngine) -> None:
     other = LineKey("C-2", "EUR")
     await save(engine, {KEY: CreditLine("EUR", 10_000, 7, 300, 200), other: CreditLine("EUR", 5, 1, 0, 0)})
 
@@ -85,7 +80,7 @@ async def test_what_is_saved_is_loaded_again_and_neighbours_stay_untouched(engin
     assert await stored(engine, other) == CreditLine("EUR", 5, 1, 0, 0)
 
 
-async def test_placing_and_releasing_in_one_batch_leaves_an_ended_hold(engine: AsyncEngine):
+async def test_placing_and_releasing_in_one_batch_leaves_an_ended_hold(engine: AsyncEngine) -> None:
     await save(
         engine,
         {KEY: CreditLine("EUR", 10_000, 1, 0, 0)},
@@ -95,10 +90,10 @@ async def test_placing_and_releasing_in_one_batch_leaves_an_ended_hold(engine: A
     async with engine.begin() as connection:
         rows = (await connection.execute(text("SELECT operation_id, state, ended_at FROM credit_hold"))).all()
         assert [tuple(row) for row in rows] == [("s1:reserve", "released", NOW)]
-        assert await findings(connection) == []
+        assert await reconcile(connection) == []
 
 
-async def test_completion_moves_held_to_used_once_however_often_it_is_told(engine: AsyncEngine):
+async def test_completion_moves_held_to_used_once_however_often_it_is_told(engine: AsyncEngine) -> None:
     await save(
         engine,
         {KEY: CreditLine("EUR", 10_000, 1, 1_000, 0)},
@@ -112,10 +107,10 @@ async def test_completion_moves_held_to_used_once_however_often_it_is_told(engin
 
     assert await stored(engine) == CreditLine("EUR", 10_000, 1, held_minor=700, used_minor=300)
     async with engine.begin() as connection:
-        assert await findings(connection) == []
+        assert await reconcile(connection) == []
 
 
-async def test_completion_together_with_a_new_limit_keeps_both(engine: AsyncEngine):
+async def test_completion_together_with_a_new_limit_keeps_both(engine: AsyncEngine) -> None:
     await save(engine, {KEY: CreditLine("EUR", 10_000, 1, 300, 0)}, [placed("s1:reserve", 300)])
 
     await save(engine, {KEY: CreditLine("EUR", 50, 2, 300, 0)}, [HoldCaptured("ord_1", KEY, NOW)])
@@ -123,7 +118,7 @@ async def test_completion_together_with_a_new_limit_keeps_both(engine: AsyncEngi
     assert await stored(engine) == CreditLine("EUR", 50, 2, held_minor=0, used_minor=300)
 
 
-async def test_completion_touches_only_the_line_it_names(engine: AsyncEngine):
+async def test_completion_touches_only_the_line_it_names(engine: AsyncEngine) -> None:
     await save(engine, {KEY: CreditLine("EUR", 10_000, 1, 300, 0)}, [placed("s1:reserve", 300)])
 
     async with engine.begin() as connection:
@@ -132,7 +127,7 @@ async def test_completion_touches_only_the_line_it_names(engine: AsyncEngine):
     assert await stored(engine) == CreditLine("EUR", 10_000, 1, 300, 0)
 
 
-async def test_a_captured_hold_cannot_be_released_and_the_batch_is_left_undone(engine: AsyncEngine):
+async def test_a_captured_hold_cannot_be_released_and_the_batch_is_left_undone(engine: AsyncEngine) -> None:
     both = [placed("s1:reserve", 300), placed("s2:reserve", 700)]
     await save(engine, {KEY: CreditLine("EUR", 10_000, 1, 1_000, 0)}, both)
     await save(engine, {KEY: CreditLine("EUR", 10_000, 1, 1_000, 0)}, [HoldCaptured("ord_1", KEY, NOW)])
@@ -143,14 +138,14 @@ async def test_a_captured_hold_cannot_be_released_and_the_batch_is_left_undone(e
     assert await stored(engine) == CreditLine("EUR", 10_000, 1, 0, 1_000)
 
 
-async def test_a_second_hold_for_one_operation_is_forbidden_by_name(engine: AsyncEngine):
+async def test_a_second_hold_for_one_operation_is_forbidden_by_name(engine: AsyncEngine) -> None:
     await save(engine, {KEY: CreditLine("EUR", 10_000, 1, 300, 0)}, [placed("s1:reserve", 300)])
 
     with pytest.raises(IntegrityError, match="credit_hold_one_per_operation"):
         await save(engine, {KEY: CreditLine("EUR", 10_000, 1, 600, 0)}, [placed("s1:reserve", 300)])
 
 
-async def test_each_limit_stays_on_record_with_its_reason(engine: AsyncEngine):
+async def test_each_limit_stays_on_record_with_its_reason(engine: AsyncEngine) -> None:
     await save(
         engine,
         {KEY: CreditLine("EUR", 500, 2, 0, 0)},
@@ -162,7 +157,7 @@ async def test_each_limit_stays_on_record_with_its_reason(engine: AsyncEngine):
         assert [tuple(row) for row in rows] == [(1, 900, "opened"), (2, 500, "late payer")]
 
 
-async def test_who_waited_for_a_line_sees_what_the_other_held(engine: AsyncEngine):
+async def test_who_waited_for_a_line_sees_what_the_other_held(engine: AsyncEngine) -> None:
     await save(engine, {KEY: CreditLine("EUR", 1_000, 1, 0, 0)})
 
     async with engine.connect() as first, engine.connect() as second:
@@ -180,7 +175,7 @@ async def test_who_waited_for_a_line_sees_what_the_other_held(engine: AsyncEngin
         await second.rollback()
 
 
-async def test_overlapping_batches_in_opposite_order_do_not_deadlock(engine: AsyncEngine):
+async def test_overlapping_batches_in_opposite_order_do_not_deadlock(engine: AsyncEngine) -> None:
     keys = [LineKey(f"C-{n}", "EUR") for n in range(50)]
 
     async def hold(wanted: list[LineKey]) -> None:
@@ -197,28 +192,28 @@ async def test_overlapping_batches_in_opposite_order_do_not_deadlock(engine: Asy
     assert (await stored(engine, keys[7])).held_minor == 10
 
 
-async def test_a_batch_of_a_hundred_needs_no_more_statements_than_one_of_one(engine: AsyncEngine):
+async def test_a_batch_of_a_hundred_needs_no_more_statements_than_one_of_one(engine: AsyncEngine) -> None:
     assert len(await statements_of(engine, 100)) == len(await statements_of(engine, 1)) == 2
 
 
-async def test_reconcile_names_a_line_whose_sums_are_not_those_of_its_holds(engine: AsyncEngine):
+async def test_reconcile_names_a_line_whose_sums_are_not_those_of_its_holds(engine: AsyncEngine) -> None:
     await save(engine, {KEY: CreditLine("EUR", 10_000, 1, 300, 0)}, [placed("s1:reserve", 299)])
 
     async with engine.begin() as connection:
-        (finding,) = await findings(connection)
+        (finding,) = await reconcile(connection)
 
     assert (finding.kind, finding.id) == ("unexplained", "C-1/EUR")
     assert "300" in finding.detail
     assert "299" in finding.detail
 
 
-async def test_reconcile_names_an_operation_with_two_holds(engine: AsyncEngine):
+async def test_reconcile_names_an_operation_with_two_holds(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("ALTER TABLE credit_hold DROP CONSTRAINT credit_hold_one_per_operation"))
     await save(engine, {KEY: CreditLine("EUR", 10_000, 1, 600, 0)}, [placed("s1:reserve", 300)] * 2)
 
     async with engine.begin() as connection:
-        (finding,) = await findings(connection)
+        (finding,) = await reconcile(connection)
 
     assert (finding.kind, finding.id) == ("doubled", "s1:reserve")
 

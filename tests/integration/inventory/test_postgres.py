@@ -35,6 +35,7 @@ COMMANDS = PostgresStock(keeps_new_items=False)
 BERLIN = Place("P-1", "berlin")
 ITEM, BERLIN_KEY, ORDER = Key("item", "P-1"), Key("warehouse", "berlin"), Key("order", "ord_1")
 WAIT_SECONDS = 10.0
+WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ async def test_reconciliation_names_stock_that_its_ledger_or_its_reservations_do
 
 async def _until_somebody_waits(engine: AsyncEngine) -> None:
     async with asyncio.timeout(WAIT_SECONDS), engine.connect() as connection:
-        while not (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one():
+        while not (await connection.execute(WAITING)).scalar_one():
             await connection.rollback()
 
 

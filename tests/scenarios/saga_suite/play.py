@@ -1,7 +1,7 @@
 """A process played against owners that keep the promises of the chassis, with every invariant checked at every input."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -58,9 +58,7 @@ class Play:
         before = self.instance
         stored = Instance.from_bytes(before.to_bytes())
         assert stored == before
-        made = advance(
-            self.workflow, stored, event, now=self.now, new_id=self.new_id, random=lambda: 0.5, limits=LIMITS
-        )
+        made = advance(self.workflow, stored, event, now=self.now, new_id=self.new_id, random=lambda: 0.5, limits=LIMITS)
         if not made.accepted:
             assert made.instance is stored
             assert not made.messages
@@ -186,9 +184,8 @@ class Play:
         return list(dict.fromkeys(steps))
 
 
-def wire_name_for(answers: object, outcome: str) -> str:
+def wire_name_for(answers: Mapping[str, str], outcome: str) -> str:
     """The first answer with this outcome; owners that cannot refuse answer that it is done."""
-    assert isinstance(answers, dict)
     found = [wire_name for wire_name, name in answers.items() if name == outcome]
     return found[0] if found else next(wire_name for wire_name, name in answers.items() if name == "done")
 

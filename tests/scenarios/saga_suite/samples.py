@@ -10,11 +10,24 @@ ORDER_ID = "ord_0123456789abcdefghij"
 _ORDER = {"order_id": ORDER_ID}
 _EURO = {"amount_minor": 12345, "currency": "EUR"}
 _LINE = {"line": "1", "sku": "P-100", "quantity": "3", "unit": "C62"}
-_ALLOCATION = {"line": "1", "sku": "P-100", "warehouse": "north", "country": "DE", "quantity": "3", "weight_grams": 900}
+_ALLOCATION = {
+    "line": "1",
+    "sku": "P-100",
+    "warehouse": "north",
+    "country": "DE",
+    "quantity": "3",
+    "weight_grams": 900,
+}
 _SHIPMENT = {"warehouse": "north", "carrier": "own-fleet", "tracking": "OF-1"}
 _HOLD = {**_ORDER, "buyer_id": "C-17", "amount": _EURO}
 _MATCH = {"party": "Acme GmbH", "listed": "Acne GmbH", "uid": "77", "programs": ["SDGT"], "score": 88}
-_ADDRESS = {"name": "Acme", "lines": ["Hafenstr. 1"], "city": "Hamburg", "postal_code": "20457", "country": "DE"}
+_ADDRESS = {
+    "name": "Acme",
+    "lines": ["Hafenstr. 1"],
+    "city": "Hamburg",
+    "postal_code": "20457",
+    "country": "DE",
+}
 
 
 def _reasons(code: str) -> dict[str, list[dict[str, str]]]:

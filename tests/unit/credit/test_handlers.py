@@ -44,11 +44,17 @@ def release(minor: int) -> ReleaseCredit:
 
 def completed(total: Money) -> OrderCompleted:
     return OrderCompleted(
-        order_id=ORDER, order_number="4711", partner_id="acme", buyer_id="C-1", total=total, allocations=(), shipments=()
+        order_id=ORDER,
+        order_number="4711",
+        partner_id="acme",
+        buyer_id="C-1",
+        total=total,
+        allocations=(),
+        shipments=(),
     )
 
 
-def test_a_granted_reservation_is_answered_and_recorded_under_its_operation():
+def test_a_granted_reservation_is_answered_and_recorded_under_its_operation() -> None:
     decision = reserve_credit(reserve(4_000), LINE, context())
 
     assert decision.state.held_minor == 4_000
@@ -56,7 +62,7 @@ def test_a_granted_reservation_is_answered_and_recorded_under_its_operation():
     assert decision.facts == (HoldPlaced("saga-1:reserve-credit", ORDER, KEY, 4_000, NOW),)
 
 
-def test_a_declined_reservation_changes_nothing_and_gives_shortfall_and_reason():
+def test_a_declined_reservation_changes_nothing_and_gives_shortfall_and_reason() -> None:
     decision = reserve_credit(reserve(13_000), LINE, context())
 
     assert decision.state is LINE
@@ -68,7 +74,7 @@ def test_a_declined_reservation_changes_nothing_and_gives_shortfall_and_reason()
     assert "30.00 EUR" in decision.answer.reasons[0].detail
 
 
-def test_an_unknown_buyer_is_declined_for_want_of_a_line():
+def test_an_unknown_buyer_is_declined_for_want_of_a_line() -> None:
     decision = reserve_credit(reserve(100), CreditLine("EUR"), context())
 
     assert isinstance(decision.answer, CreditDeclined)
@@ -76,7 +82,7 @@ def test_an_unknown_buyer_is_declined_for_want_of_a_line():
     assert decision.answer.shortfall == eur(100)
 
 
-def test_a_release_gives_back_what_the_reservation_answered_not_what_the_undo_names():
+def test_a_release_gives_back_what_the_reservation_answered_not_what_the_undo_names() -> None:
     held = reserve_credit(reserve(4_000), LINE, context()).state
     done = CreditReserved(order_id=ORDER, buyer_id="C-1", amount=eur(4_000))
 
@@ -87,7 +93,7 @@ def test_a_release_gives_back_what_the_reservation_answered_not_what_the_undo_na
     assert decision.facts == (HoldReleased("saga-1:reserve-credit", NOW),)
 
 
-def test_a_release_of_nothing_still_answers():
+def test_a_release_of_nothing_still_answers() -> None:
     decision = release_credit(release(4_000), LINE, context(), None)
 
     assert decision.state is LINE
@@ -95,7 +101,7 @@ def test_a_release_of_nothing_still_answers():
     assert decision.facts == ()
 
 
-def test_a_new_limit_replaces_the_old_one_and_is_kept_with_its_reason():
+def test_a_new_limit_replaces_the_old_one_and_is_kept_with_its_reason() -> None:
     event = LimitChanged(buyer_id="C-1", limit=eur(500), sequence=2, reason="late payer")
 
     decision = change_limit(event, LINE, context(None))
@@ -105,7 +111,7 @@ def test_a_new_limit_replaces_the_old_one_and_is_kept_with_its_reason():
     assert decision.facts == (LimitStated(KEY, 500, 2, "late payer", NOW),)
 
 
-def test_a_stale_limit_leaves_no_trace():
+def test_a_stale_limit_leaves_no_trace() -> None:
     event = LimitChanged(buyer_id="C-1", limit=eur(500), sequence=1, reason="late payer")
 
     decision = change_limit(event, LINE, context(None))
@@ -114,7 +120,7 @@ def test_a_stale_limit_leaves_no_trace():
     assert decision.facts == ()
 
 
-def test_a_limit_in_version_1_is_lifted_to_what_the_handler_knows():
+def test_a_limit_in_version_1_is_lifted_to_what_the_handler_knows() -> None:
     old = LimitChangedV1(buyer_id="C-1", limit=eur(500), sequence=2)
 
     name, data = upcast(old.wire_name, old.model_dump(mode="json"), [LimitChanged.wire_name])
@@ -127,7 +133,7 @@ def test_a_limit_in_version_1_is_lifted_to_what_the_handler_knows():
     assert "not stated" in stated.reason
 
 
-def test_completion_captures_on_the_line_of_the_orders_total():
+def test_completion_captures_on_the_line_of_the_orders_total() -> None:
     event = completed(eur(4_000))
 
     decision = capture_hold(event, LINE, context(None))
@@ -136,7 +142,7 @@ def test_completion_captures_on_the_line_of_the_orders_total():
     assert decision.facts == (HoldCaptured(ORDER, KEY, NOW),)
 
 
-def test_every_message_finds_the_line_of_its_buyer_and_currency():
+def test_every_message_finds_the_line_of_its_buyer_and_currency() -> None:
     limit = LimitChanged(buyer_id="C-1", limit=eur(1), sequence=1, reason="new")
 
     assert line_of(reserve(1)) == line_of(release(1)) == line_of_limit(limit) == line_of_order(completed(eur(1))) == KEY

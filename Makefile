@@ -1,0 +1,39 @@
+# `make help` lists what there is. Each target does its own set-up.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test check bench lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(VENV)/.complete ## Create .venv from the locked, hash-checked dependencies
+
+$(VENV)/.complete: requirements-dev.lock pyproject.toml
+	@infra/local/set-up.sh "$(PYTHON)" "$(VENV)"
+
+demo: setup ## Run real orders through a private stack, break it, repair it (KEEP=1 leaves it running)
+	@$(BIN)/python -m infra.demo
+
+test: setup check ## Everything the project promises, checked
+	@$(BIN)/python -m pytest tests/unit
+	@$(BIN)/python -m pytest tests/integration tests/scenarios
+	@$(BIN)/python -m pytest tests/faults
+
+check: setup ## Lint, types, architecture
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: setup ## Orders per second, latency and the machine's floor (under 15 minutes)
+	@$(BIN)/python -m tests.bench
+
+lock: ## Resolve the dependencies anew (needs uv); the locks name no registry
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --all-extras -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## Remove .venv and caches; the stack's data in .tutti stay (`tutti reset` empties them)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,5 @@
+"""`python -m orchestrator`"""
+
+from infra.chassis.process import main
+
+main("orchestrator")

@@ -1,0 +1,207 @@
+"""Processes in PostgreSQL, a batch at a time; their history; and the definitions that they are pinned to."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import structlog
+from pydantic_core import to_json
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from infra.chassis.service import Finding
+from orchestrator.catalogue import Catalogue
+from orchestrator.definition import load
+from orchestrator.instance import AT_REST, Instance
+from orchestrator.ports import ActVerdict, HistoryRow
+
+F = TypeVar("F")
+log = structlog.get_logger()
+
+_INSERT_MISSING = text("""
+    INSERT INTO workflow_instance (saga_id)
+    SELECT saga_id FROM unnest(CAST(:sagas AS text[])) AS wanted (saga_id) ORDER BY saga_id
+    ON CONFLICT DO NOTHING
+""")
+
+# The row of the process is the lock: an answer, a timer and an operator's act for one process queue up here, and each
+# sees what the one before it has left. In a statement of its own, so that it sees what another transaction committed
+# while the insert above waited for it.
+_LOCK = text("""
+    SELECT saga_id, CAST(document AS text) FROM workflow_instance
+    WHERE saga_id = ANY(CAST(:sagas AS text[])) ORDER BY saga_id FOR UPDATE
+""")
+
+_UPDATE = text("""
+    UPDATE workflow_instance AS instance
+    SET state = changed.state, finished = changed.finished, next_timer_at = changed.next_timer_at,
+        workflow = changed.workflow, version = changed.version, subject = changed.subject, partner = changed.partner,
+        owner = changed.owner, started_at = changed.started_at, finished_at = changed.finished_at,
+        document = CAST(changed.document AS json)
+    FROM unnest(
+        CAST(:sagas AS text[]), CAST(:states AS text[]), CAST(:finished AS boolean[]), CAST(:timers AS timestamptz[]),
+        CAST(:workflows AS text[]), CAST(:versions AS integer[]), CAST(:subjects AS text[]), CAST(:partners AS text[]),
+        CAST(:owners AS text[]), CAST(:started AS timestamptz[]), CAST(:ended AS timestamptz[]), CAST(:documents AS text[])
+    ) AS changed (
+        saga_id, state, finished, next_timer_at, workflow, version, subject, partner, owner, started_at, finished_at, document
+    )
+    WHERE instance.saga_id = changed.saga_id
+""")
+
+# WITH ORDINALITY: the position of a line is the order in which things happened.
+_INSERT_HISTORY = text("""
+    INSERT INTO workflow_history (saga_id, at, kind, step, message_id, detail)
+    SELECT saga_id, at, kind, step, message_id, CAST(detail AS json)
+    FROM unnest(
+        CAST(:sagas AS text[]), CAST(:moments AS timestamptz[]), CAST(:kinds AS text[]), CAST(:steps AS text[]),
+        CAST(:messages AS text[]), CAST(:details AS text[])
+    ) WITH ORDINALITY AS line (saga_id, at, kind, step, message_id, detail, number)
+    ORDER BY number
+""")
+
+_DECIDE_ACTS = text("""
+    UPDATE operator_act AS act
+    SET state = CASE WHEN decided.accepted THEN 'accepted' ELSE 'refused' END, detail = decided.detail, decided_at = decided.at
+    FROM unnest(
+        CAST(:acts AS text[]), CAST(:accepted AS boolean[]), CAST(:details AS text[]), CAST(:moments AS timestamptz[])
+    ) AS decided (act_id, accepted, detail, at)
+    WHERE act.act_id = decided.act_id
+""")
+
+_PUBLISH = text("""
+    INSERT INTO workflow_definition (workflow, version, content_hash, document)
+    SELECT workflow, version, content_hash, document
+    FROM unnest(
+        CAST(:workflows AS text[]), CAST(:versions AS integer[]), CAST(:hashes AS text[]), CAST(:documents AS text[])
+    ) AS said (workflow, version, content_hash, document)
+    ORDER BY workflow, version
+    ON CONFLICT DO NOTHING
+""")
+
+_DEFINITIONS = text("SELECT workflow, version, content_hash, document FROM workflow_definition ORDER BY workflow, version")
+
+_OVERDUE = text("""
+    SELECT saga_id, state, next_timer_at FROM workflow_instance
+    WHERE NOT finished AND next_timer_at < now() - interval '5 minutes' ORDER BY next_timer_at LIMIT 1000
+""")
+
+
+class PostgresProcesses:
+    """Repository[str, Instance]. A process never heard of is absent.
+
+    Before the first use the definitions of the files are published. What the database has under a name and version is
+    what that version says, whatever a file says now: processes are running on it.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._published = False
+
+    async def load(self, connection: AsyncConnection, keys: Sequence[str]) -> Mapping[str, Instance]:
+        if not self._published:
+            await self._publish(connection)
+            self._published = True
+        wanted = {"sagas": sorted(set(keys))}
+        await connection.execute(_INSERT_MISSING, wanted)
+        rows = await connection.execute(_LOCK, wanted)
+        instances = {saga: Instance(saga) if document == "{}" else Instance.from_bytes(document) for saga, document in rows}
+        pinned = {(one.workflow, one.version) for one in instances.values() if one.workflow}
+        if any(version not in self._catalogue for version in pinned):
+            await self._learn(connection)
+        return instances
+
+    async def save(self, connection: AsyncConnection, changed: Mapping[str, Instance], facts: Sequence[object]) -> None:
+        """At most one statement per kind."""
+        if changed:
+            await _update(connection, list(changed.values()))
+        if lines := _of(facts, HistoryRow):
+            await _insert_history(connection, lines)
+        if verdicts := _of(facts, ActVerdict):
+            await _decide_acts(connection, verdicts)
+
+    async def _publish(self, connection: AsyncConnection) -> None:
+        workflows = sorted(self._catalogue, key=lambda workflow: (workflow.name, workflow.version))
+        await connection.execute(
+            _PUBLISH,
+            {
+                "workflows": [workflow.name for workflow in workflows],
+                "versions": [workflow.version for workflow in workflows],
+                "hashes": [workflow.content_hash for workflow in workflows],
+                "documents": [workflow.source for workflow in workflows],
+            },
+        )
+        mine = {(workflow.name, workflow.version): workflow.content_hash for workflow in workflows}
+        for name, version, content_hash, document in await connection.execute(_DEFINITIONS):
+            if mine.get((name, version), content_hash) != content_hash:
+                log.error(
+                    "definition_was_published_with_other_content",
+                    workflow=name,
+                    version=version,
+                    remedy="give the changed definition the next version number; the published one stays in use",
+                )
+                self._catalogue.add(load(document, f"{name}/v{version}.yaml (published)"))
+
+    async def _learn(self, connection: AsyncConnection) -> None:
+        for name, version, _, document in await connection.execute(_DEFINITIONS):
+            if (name, version) not in self._catalogue:
+                self._catalogue.add(load(document, f"{name}/v{version}.yaml (published)"))
+
+
+async def reconcile(connection: AsyncConnection) -> list[Finding]:
+    """Processes whose timer should have fired long ago. Reads only."""
+    return [
+        Finding(
+            kind="unanswered",
+            id=saga,
+            detail=f"is {state} and should have been looked at by {due:%Y-%m-%dT%H:%M:%SZ}",
+            command=f"tutti saga show {saga}",
+        )
+        for saga, state, due in await connection.execute(_OVERDUE)
+    ]
+
+
+async def _update(connection: AsyncConnection, instances: Sequence[Instance]) -> None:
+    columns: dict[str, list[Any]] = {
+        "sagas": [one.id for one in instances],
+        "states": [one.state.value for one in instances],
+        "finished": [one.state in AT_REST for one in instances],
+        "timers": [one.next_timer_at for one in instances],
+        "workflows": [one.workflow for one in instances],
+        "versions": [one.version for one in instances],
+        "subjects": [one.subject for one in instances],
+        "partners": [one.partner for one in instances],
+        "owners": [one.stuck.owner if one.stuck else None for one in instances],
+        "started": [one.started_at for one in instances],
+        "ended": [one.finished_at for one in instances],
+        "documents": [one.to_bytes().decode() for one in instances],
+    }
+    await connection.execute(_UPDATE, columns)
+
+
+async def _insert_history(connection: AsyncConnection, rows: Sequence[HistoryRow]) -> None:
+    await connection.execute(
+        _INSERT_HISTORY,
+        {
+            "sagas": [row.saga_id for row in rows],
+            "moments": [row.at for row in rows],
+            "kinds": [row.line.kind for row in rows],
+            "steps": [row.line.step for row in rows],
+            "messages": [row.line.message_id for row in rows],
+            "details": [to_json(row.line.detail).decode() for row in rows],
+        },
+    )
+
+
+async def _decide_acts(connection: AsyncConnection, verdicts: Sequence[ActVerdict]) -> None:
+    await connection.execute(
+        _DECIDE_ACTS,
+        {
+            "acts": [verdict.act_id for verdict in verdicts],
+            "accepted": [verdict.accepted for verdict in verdicts],
+            "details": [verdict.detail for verdict in verdicts],
+            "moments": [verdict.at for verdict in verdicts],
+        },
+    )
+
+
+def _of(facts: Sequence[object], kind: type[F]) -> list[F]:
+    return [fact for fact in facts if isinstance(fact, kind)]

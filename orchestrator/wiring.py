@@ -1,0 +1,49 @@
+"""The complete answer to "what does the orchestrator react to": what the registry says it receives, timers, and acts."""
+
+from contracts.deadletters.v1 import DeadLetterOpened
+from contracts.registry import ENTRIES
+from infra.chassis.service import Consumer, Route, Service
+from orchestrator.adapters.postgres import PostgresProcesses, reconcile
+from orchestrator.adapters.rows import Acts, Timers
+from orchestrator.api import routes as http_routes
+from orchestrator.catalogue import Catalogue
+from orchestrator.definition import load_all
+from orchestrator.handlers import Processes, on_answer, on_dead_letter, on_start
+from orchestrator.settings import Settings
+
+SETTINGS = Settings
+QUEUE = "orchestrator.events"
+
+
+def build(settings: Settings) -> Service:
+    """Raises DefinitionError, with all findings, when a definition of the files cannot be used."""
+    catalogue = Catalogue(load_all())
+    processes = Processes(catalogue, settings.limits())
+    return Service(
+        name="orchestrator",
+        consumers=(
+            Consumer(
+                queue=QUEUE,
+                repository=PostgresProcesses(catalogue),
+                routes=routes(processes),
+                sources=(
+                    Acts(processes, settings.row_lease_seconds),
+                    Timers(processes, settings.row_lease_seconds),
+                ),
+            ),
+        ),
+        http=lambda runtime: http_routes(runtime, catalogue, settings),
+        reconcile=reconcile,
+    )
+
+
+def routes(processes: Processes) -> tuple[Route, ...]:
+    """One route for each message that reaches the queue: it begins a process, tells of a dead letter, or answers a step."""
+    answers = {answer.wire_name for entry in ENTRIES for answer in entry.answers.values()}
+    received = [entry.model for entry in ENTRIES if QUEUE in entry.receivers]
+    return tuple(
+        on_dead_letter(processes)
+        if model is DeadLetterOpened
+        else (on_answer if model.wire_name in answers else on_start)(model, processes)
+        for model in received
+    )

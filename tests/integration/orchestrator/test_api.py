@@ -1,0 +1,161 @@
+"""The internal API over HTTP, on a real database; the loop's part is played by the test."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from orchestrator.api import routes
+from orchestrator.catalogue import Catalogue
+from orchestrator.definition import load_all
+from orchestrator.settings import Settings
+from orchestrator.wiring import build
+from tests.integration.orchestrator.test_processes import SAGA, Desk, engine, message, play
+from tests.scenarios.saga_suite.samples import ORDER_ID
+
+pytest_plugins = ["tests.support.servers"]
+pytestmark = pytest.mark.asyncio
+
+__all__ = ["engine"]
+ASKED = {"reason": "changed their mind", "actor": "partner:acme"}
+
+
+@pytest.fixture
+def settings() -> Settings:
+    nowhere = SecretStr("amqp://nowhere")
+    return Settings(database_url=nowhere, broker_url=nowhere, operator_token=SecretStr("secret"), cancel_wait_seconds=0.2)
+
+
+@pytest.fixture
+def desk(engine: AsyncEngine, settings: Settings) -> Desk:
+    return Desk(engine, build(settings), settings)
+
+
+@pytest.fixture
+async def client(engine: AsyncEngine, settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
+    app = FastAPI()
+    runtime: Any = SimpleNamespace(engine=engine)
+    app.include_router(routes(runtime, Catalogue(load_all()), settings))
+    async with httpx2.AsyncClient(
+        transport=httpx2.ASGITransport(app=app),
+        base_url="http://orchestrator",
+        headers={"Authorization": "Bearer secret"},
+    ) as client:
+        yield client
+
+
+async def cancel(client: httpx2.AsyncClient, desk: Desk) -> httpx2.Response:
+    asked = asyncio.create_task(client.post(f"/internal/sagas/{SAGA}/cancel", json=ASKED))
+    async with asyncio.timeout(5):
+        while not asked.done():
+            await play(desk, await desk.look_at_rows())
+    return await asked
+
+
+async def test_nobody_without_the_token_is_answered(client: httpx2.AsyncClient) -> None:
+    for method, path in [
+        ("GET", ""),
+        ("GET", f"/{SAGA}"),
+        ("GET", f"/{SAGA}/steps"),
+        ("POST", f"/{SAGA}/cancel"),
+    ]:
+        answer = await client.request(method, f"/internal/sagas{path}", headers={"Authorization": "Bearer guess"})
+        assert answer.status_code == 401
+
+
+async def test_a_process_is_shown_whole_and_by_its_order_too(client: httpx2.AsyncClient, desk: Desk) -> None:
+    started = await desk.hear(message("orders.order-accepted.v1"))
+    await play(desk, started)
+
+    shown = (await client.get(f"/internal/sagas/{SAGA}")).json()
+
+    assert shown == (await client.get(f"/internal/sagas/{ORDER_ID}")).json()
+    assert {
+        "id",
+        "workflow",
+        "version",
+        "state",
+        "subject",
+        "partner",
+        "started_at",
+        "finished_at",
+        "sla",
+    } <= set(shown)
+    assert shown["state"] == "completed"
+    assert [step["state"] for step in shown["steps"]] == ["done"] * 5
+    assert set(shown["steps"][0]) >= {
+        "id",
+        "state",
+        "attempts",
+        "operation_id",
+        "sent_at",
+        "answered_at",
+        "late",
+        "time",
+        "undo",
+    }
+    assert set(shown["steps"][0]["time"]) == {
+        "queue_ms",
+        "processing_ms",
+        "dependency_ms",
+        "human_ms",
+        "backoff_ms",
+    }
+    assert shown["history"][-1]["kind"] == "finished"
+    assert shown["waits_for"] == []
+
+
+async def test_a_running_process_says_what_it_waits_for_and_by_when(client: httpx2.AsyncClient, desk: Desk) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+
+    shown = (await client.get(f"/internal/sagas/{SAGA}")).json()
+    progress = (await client.get(f"/internal/sagas/{SAGA}/steps")).json()
+
+    assert {wait["step"] for wait in shown["waits_for"]} == {"price", "reserve-stock", "screen-buyer"}
+    assert all(wait["by"] for wait in shown["waits_for"])
+    assert progress["status"] == "running"
+    assert progress["expected_by"] == shown["waits_for"][0]["by"]
+    assert [step["state"] for step in progress["steps"]] == ["sent", "pending", "sent", "sent", "pending"]
+
+
+async def test_lists_filter_and_turn_pages(client: httpx2.AsyncClient, desk: Desk) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+
+    everything = (await client.get("/internal/sagas", params={"limit": 1})).json()
+    rest = (await client.get("/internal/sagas", params={"after": everything["after"]})).json()
+    stuck = (await client.get("/internal/sagas", params={"state": "stuck"})).json()
+
+    assert [saga["id"] for saga in everything["sagas"]] == [SAGA]
+    assert rest == {"sagas": [], "after": None}
+    assert stuck["sagas"] == []
+    assert (await client.get("/internal/sagas/counts")).json() == {"running": 1}
+    assert (await client.get("/internal/sagas", params={"after": "%%%"})).status_code == 422
+
+
+async def test_an_unknown_process_is_not_found(client: httpx2.AsyncClient) -> None:
+    assert (await client.get("/internal/sagas/nobody")).status_code == 404
+
+
+async def test_a_cancellation_in_time_is_accepted_and_one_after_the_end_refused(client: httpx2.AsyncClient, desk: Desk) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+
+    first, second = await cancel(client, desk), await cancel(client, desk)
+
+    assert first.status_code == 202
+    assert second.status_code == 409
+    assert second.json()["detail"] == "It cannot be cancelled: the process is cancelled."
+
+
+async def test_a_cancellation_that_nobody_decides_in_time_is_neither(client: httpx2.AsyncClient, desk: Desk) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+
+    answer = await client.post(f"/internal/sagas/{SAGA}/cancel", json=ASKED)
+
+    assert answer.status_code == 503
+    assert "Retry-After" in answer.headers

@@ -1,0 +1,352 @@
+"""The orchestrator's wiring in the chassis' own transaction, on a real database; only the broker is left out."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import event, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from contracts.envelope import STRUCTURED, Envelope
+from infra.chassis.batch import Batch
+from infra.chassis.decoding import Raw
+from infra.chassis.outbox import OutboxRow, new_id
+from infra.chassis.schema import async_url, upgrade
+from infra.chassis.service import Consumer, Service
+from orchestrator.adapters.postgres import reconcile
+from orchestrator.instance import Instance, State
+from orchestrator.settings import Settings
+from orchestrator.wiring import build
+from tests.scenarios.saga_suite.samples import ORDER_ID, SAMPLES
+
+pytest_plugins = ["tests.support.servers"]
+pytestmark = pytest.mark.asyncio
+
+SAGA = "018f0000-0000-7000-8000-000000000001"
+DO = {
+    "pricing.price-order.v1": ("pricing.order-priced.v1", "pricing.order-not-priced.v1"),
+    "credit.reserve-credit.v1": ("credit.credit-reserved.v1", "credit.credit-declined.v1"),
+    "inventory.reserve-stock.v1": ("inventory.stock-reserved.v1", "inventory.stock-short.v1"),
+    "compliance.screen-parties.v1": ("compliance.parties-cleared.v1", "compliance.parties-blocked.v1"),
+    "fulfillment.create-shipment.v1": ("fulfillment.shipment-created.v1", "fulfillment.shipment-refused.v1"),
+    "credit.release-credit.v1": ("credit.credit-released.v1", ""),
+    "inventory.release-stock.v1": ("inventory.stock-released.v1", ""),
+    "fulfillment.cancel-shipment.v1": ("fulfillment.shipment-cancelled.v1", ""),
+}
+
+
+class Desk:
+    """One replica of the orchestrator: hands it messages and rows, and keeps what it would publish."""
+
+    def __init__(self, engine: AsyncEngine, service: Service, settings: Settings) -> None:
+        self.engine = engine
+        self.service = service
+        self.consumer: Consumer = service.consumers[0]
+        self.batch = Batch("orchestrator", "test", self.consumer, settings, external=False)
+        self.outgoing: list[OutboxRow] = []
+        self.outcomes: list[tuple[str, str]] = []
+
+    async def hear(self, *messages: Raw) -> list[OutboxRow]:
+        arrivals = [self.batch.admit(message, datetime.now(UTC), tag=number) for number, message in enumerate(messages)]
+        async with self.engine.begin() as connection:
+            result = await self.batch.handle(connection, arrivals)
+        return self._keep(result)
+
+    async def look_at_rows(self) -> list[OutboxRow]:
+        rows = []
+        for source in self.consumer.sources:
+            async with self.engine.begin() as connection:
+                rows += [(source, row) for row in await source.claim(connection, 100)]
+        async with self.engine.begin() as connection:
+            result = await self.batch.handle(connection, (), (), rows)
+        return self._keep(result)
+
+    def _keep(self, result: Any) -> list[OutboxRow]:
+        self.outgoing += result.rows
+        self.outcomes += result.outcomes
+        return list(result.rows)
+
+    async def make_due(self) -> None:
+        """Time passes: in this database all timers of the process are due."""
+        async with self.engine.begin() as connection:
+            document = (await connection.execute(text("SELECT CAST(document AS text) FROM workflow_instance"))).scalar_one()
+            moved = json.loads(document)
+            for record in (*moved["steps"].values(), *moved.get("plan", ())):
+                if "due_at" in record:
+                    record["due_at"] = "2020-01-01T00:00:00+00:00"
+            await connection.execute(
+                text("UPDATE workflow_instance SET next_timer_at = now(), document = CAST(:document AS json)"),
+                {"document": json.dumps(moved)},
+            )
+
+    async def instance(self) -> Instance:
+        async with self.engine.begin() as connection:
+            loaded: Mapping[str, Instance] = await self.consumer.repository.load(connection, [SAGA])
+            return loaded[SAGA]
+
+    async def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        async with self.engine.begin() as connection:
+            return [tuple(row) for row in await connection.execute(text(statement))]
+
+
+@pytest.fixture
+def settings() -> Settings:
+    nowhere = SecretStr("amqp://nowhere")
+    return Settings(database_url=nowhere, broker_url=nowhere, operator_token=SecretStr("t"), undo_attempts_max=1)
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    await upgrade(database_url, "orchestrator", "orchestrator")
+    engine = create_async_engine(async_url(database_url), connect_args={"server_settings": {"search_path": "orchestrator"}})
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def desk(engine: AsyncEngine, settings: Settings) -> Desk:
+    return Desk(engine, build(settings), settings)
+
+
+def message(wire_name: str, *, operation_id: str | None = None, **data: Any) -> Raw:
+    envelope = Envelope(
+        id=new_id(),
+        source="/test",
+        type=wire_name,
+        time=datetime.now(UTC),
+        data={**SAMPLES.get(wire_name, {}), **data},
+        subject=ORDER_ID,
+        correlationid=SAGA,
+        operationid=operation_id,
+        partnerid="acme",
+        actor="partner:acme",
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    )
+    owner = wire_name.split(".")[0]
+    return Raw(
+        body=envelope.to_bytes(), content_type=STRUCTURED, content_encoding=None, headers={}, message_id=envelope.id,
+        type=wire_name, sender="ingress" if owner == "orders" else owner, exchange="events", routing_key=wire_name,
+    )  # fmt: skip
+
+
+def answer_to(row: OutboxRow, *, refuse: bool = False) -> Raw:
+    assert row.operation_id is not None
+    return message(DO[row.type][1 if refuse else 0], operation_id=row.operation_id)
+
+
+async def play(desk: Desk, first: list[OutboxRow], *, refuse: str = "", deaf: str = "") -> None:
+    """The services answer whatever is asked, until nothing more is asked."""
+    asked = list(first)
+    while asked:
+        heard = [answer_to(row, refuse=row.type == refuse) for row in asked if row.type in DO and row.type != deaf]
+        asked = await desk.hear(*heard) if heard else []
+
+
+async def test_an_order_goes_through_to_its_end(desk: Desk) -> None:
+    started = await desk.hear(message("orders.order-accepted.v1"))
+    await play(desk, started)
+
+    instance = await desk.instance()
+    assert instance.state is State.COMPLETED
+    assert [row.type for row in desk.outgoing if row.exchange == "commands"] == [
+        "pricing.price-order.v1",
+        "inventory.reserve-stock.v1",
+        "compliance.screen-parties.v1",
+        "credit.reserve-credit.v1",
+        "fulfillment.create-shipment.v1",
+    ]
+    end = json.loads(desk.outgoing[-1].body)
+    assert end["type"] == "orders.order-completed.v1"
+    assert (end["correlationid"], end["subject"], end["partnerid"]) == (SAGA, ORDER_ID, "acme")
+    assert end["data"]["total"] == {"amount_minor": 12345, "currency": "EUR"}
+    rows = await desk.rows("SELECT state, finished, next_timer_at, workflow, version, partner FROM workflow_instance")
+    assert rows == [("completed", True, None, "order-fulfillment", 1, "acme")]
+    kinds = [kind for (kind,) in await desk.rows("SELECT kind FROM workflow_history ORDER BY position")]
+    assert kinds[:4] == ["started", "sent", "sent", "sent"]
+    assert kinds[-1] == "finished"
+
+
+async def test_a_refusal_takes_everything_back(desk: Desk) -> None:
+    started = await desk.hear(message("orders.order-accepted.v1"))
+    await play(desk, started, refuse="credit.reserve-credit.v1")
+
+    assert (await desk.instance()).state is State.REFUSED
+    sent = [row.type for row in desk.outgoing]
+    assert "inventory.release-stock.v1" in sent
+    assert "fulfillment.create-shipment.v1" not in sent
+    assert sent[-1] == "orders.order-refused.v1"
+    reasons = json.loads(desk.outgoing[-1].body)["data"]["reasons"]
+    assert [reason["code"] for reason in reasons] == ["credit-declined"]
+
+
+async def test_timers_send_again_give_up_and_take_back(desk: Desk) -> None:
+    started = await desk.hear(message("orders.order-accepted.v1"))
+    await play(desk, started, deaf="inventory.reserve-stock.v1")
+    for _ in range(20):
+        if (await desk.instance()).finished:
+            break
+        await desk.make_due()
+        await play(desk, await desk.look_at_rows(), deaf="inventory.reserve-stock.v1")
+
+    assert (await desk.instance()).state is State.FAILED
+    attempts = [row for row in desk.outgoing if row.type == "inventory.reserve-stock.v1"]
+    assert len(attempts) == 5
+    assert len({row.message_id for row in attempts}) == 5
+    assert {row.operation_id for row in attempts} == {f"{SAGA}:reserve-stock"}
+    assert json.loads(attempts[-1].body)["traceparent"].startswith("00-0af7651916cd43dd8448eb211c80319c-")
+    assert (await desk.rows("SELECT timer_tries, timer_claimed_until FROM workflow_instance")) == [(0, None)]
+
+
+async def test_a_timer_that_an_answer_overtook_changes_nothing(desk: Desk) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+    before = await desk.instance()
+    async with desk.engine.begin() as connection:
+        await connection.execute(text("UPDATE workflow_instance SET next_timer_at = now()"))
+
+    assert await desk.look_at_rows() == []
+
+    assert await desk.instance() == before
+    assert ("timers", "handled") in desk.outcomes
+
+
+async def test_a_timer_that_raises_makes_the_process_stuck_with_an_owner_and_an_alarm(desk: Desk) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+    async with desk.engine.begin() as connection:
+        await connection.execute(
+            text("UPDATE workflow_instance SET next_timer_at = now(), timer_tries = 3, timer_claimed_until = now()")
+        )
+
+    await desk.look_at_rows()
+
+    rows = await desk.rows("SELECT state, owner, next_timer_at > now() FROM workflow_instance")
+    assert rows == [("stuck", "order-desk", True)]
+    stuck = (await desk.instance()).stuck
+    assert stuck is not None
+    assert stuck.frozen
+
+
+async def test_an_act_is_decided_by_the_loop_and_leaves_its_verdict(desk: Desk) -> None:
+    started = await desk.hear(message("orders.order-accepted.v1"))
+    await ask(desk, "act-1")
+
+    await play(desk, await desk.look_at_rows())
+    await ask(desk, "act-2")
+    await desk.look_at_rows()
+
+    assert (await desk.instance()).state is State.CANCELLED
+    assert desk.outgoing[-1].type == "orders.order-cancelled.v1"
+    verdicts = await desk.rows("SELECT act_id, state, detail FROM operator_act ORDER BY act_id")
+    assert verdicts == [("act-1", "accepted", "accepted"), ("act-2", "refused", "the process is cancelled")]
+    late = await desk.hear(*[answer_to(row) for row in started])
+    assert late == []
+
+
+async def test_a_cancellation_before_its_start_is_announced_by_the_start(desk: Desk) -> None:
+    await ask(desk, "act-1")
+    assert await desk.look_at_rows() == []
+    assert (await desk.instance()).state is State.CANCELLED
+
+    sent = await desk.hear(message("orders.order-accepted.v1"))
+
+    assert [row.type for row in sent] == ["orders.order-cancelled.v1"]
+    assert (await desk.instance()).state is State.CANCELLED
+
+
+async def test_a_dead_letter_of_a_step_is_shown_and_one_of_nobody_ignored(desk: Desk) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+    news = {
+        "dead_letter_id": "dl-1",
+        "queue": "pricing.commands",
+        "error_class": "Permanent",
+        "error": "it broke",
+    }
+    await desk.hear(dead_letter(news, None), dead_letter(news, f"{SAGA}:price"))
+
+    assert (await desk.instance()).steps["price"].dead_letter == "dl-1"
+    assert [outcome for _, outcome in desk.outcomes] == ["handled"] * 3
+
+
+async def test_answers_to_nobody_and_to_strangers_change_nothing(desk: Desk) -> None:
+    await desk.hear(message("inventory.availability-reported.v1"))
+    await desk.hear(message("credit.credit-reserved.v1", operation_id="unknown-saga:reserve-credit"))
+
+    assert desk.outgoing == []
+    assert await desk.rows("SELECT saga_id, state FROM workflow_instance") == [("unknown-saga", "absent")]
+    assert {outcome for _, outcome in desk.outcomes} == {"handled"}
+
+
+async def test_the_database_refuses_a_process_that_waits_for_nothing(desk: Desk) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+
+    with pytest.raises(IntegrityError, match="workflow_instance_waits_for_something"):
+        await desk.rows("UPDATE workflow_instance SET next_timer_at = NULL RETURNING 1")
+
+
+async def test_a_published_version_stays_as_it_was_whatever_the_file_says_now(
+    engine: AsyncEngine, desk: Desk, settings: Settings
+) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+    source = (await desk.rows("SELECT document FROM workflow_definition"))[0][0]
+    async with engine.begin() as connection:
+        await connection.execute(
+            text("UPDATE workflow_definition SET document = :document, content_hash = 'other'"),
+            {"document": source.replace("timeout: PT30S", "timeout: PT77S")},
+        )
+    other = Desk(engine, build(settings), settings)
+
+    instance = await other.instance()
+    await other.hear(message("orders.order-accepted.v1"), message("pricing.order-priced.v1", operation_id=f"{SAGA}:price"))
+
+    sent = (await other.instance()).steps["reserve-credit"]
+    assert instance.state is State.RUNNING
+    assert sent.due_at is not None
+    assert sent.sent_at is not None
+    assert (sent.due_at - sent.sent_at).total_seconds() == 77
+
+
+async def test_a_batch_costs_the_same_number_of_statements_however_large_it_is(desk: Desk) -> None:
+    async def statements(count: int) -> int:
+        keys = [f"saga-{count}-{number}" for number in range(count)]
+        sent: list[str] = []
+        async with desk.engine.begin() as connection:
+            await desk.consumer.repository.load(connection, ["warm"])
+            event.listen(connection.sync_connection, "before_cursor_execute", lambda c, u, s, *rest: sent.append(s))
+            loaded = await desk.consumer.repository.load(connection, keys)
+            await desk.consumer.repository.save(connection, loaded, ())
+        return len(sent)
+
+    assert await statements(1) == await statements(50) == 3
+
+
+async def test_reconciliation_names_a_process_that_nobody_has_looked_at(desk: Desk) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+    async with desk.engine.begin() as connection:
+        assert await reconcile(connection) == []
+        await connection.execute(text("UPDATE workflow_instance SET next_timer_at = now() - interval '1 hour'"))
+        found = await reconcile(connection)
+
+    assert [(one.kind, one.id) for one in found] == [("unanswered", SAGA)]
+
+
+async def ask(desk: Desk, act_id: str) -> None:
+    async with desk.engine.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO operator_act (act_id, saga_id, kind, reason, actor) VALUES (:a, :s, 'cancel', 'why not', 'operator:mia')"
+            ),
+            {"a": act_id, "s": SAGA},
+        )
+
+
+def dead_letter(news: dict[str, str], operation_id: str | None) -> Raw:
+    made = message("deadletters.dead-letter-opened.v1", **news)
+    envelope = json.loads(made.body)
+    envelope["data"] |= {"operation_id": operation_id, "type": "pricing.price-order.v1"}
+    return Raw(
+        body=json.dumps(envelope).encode(), content_type=STRUCTURED, content_encoding=None, headers={},
+        message_id=made.message_id, type=made.type, sender="deadletters", exchange="events", routing_key=made.routing_key,
+    )  # fmt: skip
