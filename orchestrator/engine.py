@@ -99,10 +99,13 @@ class Limits:
     """What no definition says. `undo` is how often an undo is sent before a person is asked; `persist` paces steps beyond the
     pivot that have no `retry` of their own (its attempts do not count); `owner` answers for what has no owner."""
 
-    undo: Retry = Retry(attempts=8, first=timedelta(seconds=1), factor=2.0, most=timedelta(minutes=5))
-    persist: Retry = Retry(first=timedelta(seconds=1), factor=2.0, most=timedelta(minutes=5))
+    undo: Retry = field(default_factory=lambda: Retry(attempts=8, most=timedelta(minutes=5)))
+    persist: Retry = field(default_factory=lambda: Retry(most=timedelta(minutes=5)))
     alert_every: timedelta = timedelta(minutes=15)
     owner: str = "order-desk"
+
+
+_DEFAULT_LIMITS: Final = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +206,7 @@ def advance(
     now: datetime,
     new_id: Callable[[], str],
     random: Callable[[], float],
-    limits: Limits = Limits(),
+    limits: Limits = _DEFAULT_LIMITS,
 ) -> Advance:
     """The one decision of the orchestrator. `workflow` is the version that the instance is pinned to, or is to start on.
 
@@ -244,7 +247,7 @@ def ignored(instance: Instance, event: Input, problem: str) -> Advance:
     return Advance(instance, history=(_ignored(event, problem),), accepted=False)
 
 
-def freeze(instance: Instance, reason: str, *, now: datetime, limits: Limits = Limits()) -> Advance:
+def freeze(instance: Instance, reason: str, *, now: datetime, limits: Limits = _DEFAULT_LIMITS) -> Advance:
     """For an input that could not be dealt with at all (a defect): the process waits for a person, and nothing is lost.
 
     Needs no definition, since that may be what is at fault. A process at rest stays as it is.

@@ -18,7 +18,8 @@ from orchestrator.descriptors import Descriptors
 EXPRESSION_LENGTH_MAX: Final = 2000
 # Section "Syntax" of the CEL specification: identifiers that no variable may have.
 RESERVED: Final = frozenset(
-    ["as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop", "namespace", "null", "package", "return", "true", "var", "void", "while"]
+    {"as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop"}
+    | {"namespace", "null", "package", "return", "true", "var", "void", "while"}
 )
 _PATH = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)+")
 _FAULT = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")

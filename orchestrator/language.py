@@ -5,6 +5,7 @@ What the words mean together (do the messages exist, can the step start) is chec
 
 import json
 import re
+import sys
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal
 
@@ -179,4 +180,4 @@ def json_schema_text() -> str:
 
 
 if __name__ == "__main__":
-    print(json_schema_text(), end="")
+    sys.stdout.write(json_schema_text())

@@ -163,6 +163,9 @@ class Publisher:
             reason = f"no answer within {self._settings.timeout_seconds} s"
         except BrokerUnreachable as error:
             reason = str(error)
+            # Nothing may have been awaited on this way. A caller that tries again at once would keep the event
+            # loop from everybody else, and from the new connection.
+            await asyncio.sleep(0)
         unknown = Receipt(Outcome.UNKNOWN, reason)
         return [receipt or unknown for receipt in receipts]
 

@@ -27,7 +27,7 @@ from contracts.envelope import Envelope
 from contracts.message import Event, unversioned
 from contracts.registry import COMMANDERS, REGISTRY, upcast
 from infra.chassis import calls, inbox, operation_rows, outbox, retries
-from infra.chassis.dead_letters import Kind, dead_letter, describe_failure
+from infra.chassis.dead_letters import Kind, clean, dead_letter, describe_failure
 from infra.chassis.decoding import Decoded, Raw, Replay, dead_letter_id, identity_of, read, replay_of, resolve
 from infra.chassis.errors import Failure, Permanent, Transient, UnknownVersion
 from infra.chassis.inbox import MessageKey
@@ -64,6 +64,10 @@ class Arrival:
     @property
     def key(self) -> MessageKey | None:
         return (self.envelope.source, self.envelope.id) if self.envelope else None
+
+    def crash(self, reason: str) -> None:
+        """It has ended the process too often: a dead letter without another try."""
+        self.crashed, self.failure = True, Permanent(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Batch:
         self._settings = settings
         self._external = external
         self._routes: Mapping[str, Route] = {route.wire_name: route for route in consumer.routes}
+        self._directions: Mapping[str, Direction] = {unversioned(route.wire_name): route.direction for route in consumer.routes}
 
     def admit(self, raw: Raw, received_at: datetime, *, tag: int | None = None, retry: RetryRow | None = None) -> Arrival:
         """Decodes a message. What is wrong with it is kept, and becomes a retry or a dead letter in the transaction."""
@@ -115,6 +120,9 @@ class Batch:
             arrival.decoded = resolve(raw, arrival.envelope, self._routes)
         except Failure as failure:
             arrival.failure = failure
+        except Exception as error:  # noqa: BLE001 - an upcaster or a validator met data that it did not expect: that message alone
+            arrival.failure = Permanent(f"the message cannot be read: {type(error).__name__}: {error}")
+            arrival.failure.__cause__ = error
         return arrival
 
     async def handle(
@@ -123,16 +131,21 @@ class Batch:
         arrivals: Sequence[Arrival],
         settle: Sequence[str] = (),
         rows: Sequence[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]] = (),
+        *,
+        crashed: bool = False,
     ) -> BatchResult:
-        """Everything between BEGIN and COMMIT. Raises what load, save or the database raise; the caller sorts that out."""
+        """Everything between BEGIN and COMMIT. Raises what load, save or the database raise; the caller sorts that out.
+
+        `crashed` says that settling has ended the process too often: what is pending becomes a dead letter, undecided.
+        """
         started_at = datetime.now(UTC)
         admitted, work = await self._receive(connection, arrivals, started_at)
         await self._claim(connection, admitted, settle, work)
-        await self._load(connection, admitted, settle, rows, work)
+        await self._load(connection, admitted, () if crashed else settle, rows, work)
         for arrival in admitted:
             self._take(arrival, work)
         for operation_id in settle:
-            self._settle(operation_id, work)
+            self._settle(operation_id, work, crashed)
         for source, row in rows:
             self._take_row(source, row, work)
         await self._save(connection, rows, work)
@@ -204,10 +217,8 @@ class Batch:
         return envelope.operationid if self._direction(arrival) != "event" else None
 
     def _direction(self, arrival: Arrival) -> Direction:
-        if arrival.decoded is not None:
-            return arrival.decoded.route.direction
-        route = self._routes.get(arrival.envelope.type) if arrival.envelope else None
-        return route.direction if route else "event"
+        # By the name without its version: a command that cannot be read still belongs to its operation.
+        return self._directions.get(unversioned(arrival.envelope.type), "event") if arrival.envelope else "event"
 
     async def _load(
         self,
@@ -219,27 +230,27 @@ class Batch:
     ) -> None:
         keys: list[Any] = [row.key for _, row in rows]
         for arrival in admitted:
-            if arrival.decoded is not None and self._needs_state(arrival.decoded, work):
-                keys += arrival.decoded.route.keys(arrival.decoded.message, arrival.decoded.envelope)
+            keys += self._keys(arrival, work)
         for operation_id in settle:
-            for decoded in self._pending(work.operations.get(operation_id)):
-                keys += decoded.route.keys(decoded.message, decoded.envelope)
+            for arrival in self._pending(work.operations.get(operation_id), work):
+                keys += self._keys(arrival, work)
         if keys:
             work.states = dict(await self._consumer.repository.load(connection, keys))
 
-    def _needs_state(self, decoded: Decoded, work: _Work) -> bool:
-        if decoded.route.direction == "event":
-            return True
-        operation = work.operations[decoded.envelope.operationid or ""]
-        return operation.answer(decoded.route.direction) is None
+    def _keys(self, arrival: Arrival, work: _Work) -> Sequence[Any]:
+        """The states that its decision needs: none where it will not be decided, since loading them may be what fails."""
+        decoded = arrival.decoded
+        if decoded is None or arrival.failure is not None:
+            return ()
+        if decoded.route.direction != "event":
+            operation = work.operations[decoded.envelope.operationid or ""]
+            if operation.answer(decoded.route.direction) is not None:
+                return ()
+        return decoded.route.keys(decoded.message, decoded.envelope)
 
-    def _pending(self, operation: Operation | None) -> list[Decoded]:
+    def _pending(self, operation: Operation | None, work: _Work) -> list[Arrival]:
         stored = (operation.pending_do, operation.pending_undo) if operation else ()
-        return [self._restore(raw) for raw in stored if raw is not None]
-
-    def _restore(self, stored: bytes) -> Decoded:
-        raw = Raw.from_json(stored)
-        return resolve(raw, read(raw), self._routes)
+        return [self.admit(Raw.from_json(raw), work.started_at) for raw in stored if raw is not None]
 
     # Decisions: each of the following handles one input and leaves its whole effect in `work`, or raises and leaves none.
 
@@ -258,6 +269,8 @@ class Batch:
         timing = Timing(arrival.received_at, work.started_at)
         if route.direction == "event":
             decision = route.decide(decoded.message, work.states, self._context(decoded, work), None)
+            if decision.answer is not None or decision.calls:
+                raise Permanent(f"the decision of {route.wire_name} gave an answer or calls; an event can have neither")
             self._merge(decoded, decision, None, timing, work)
             self._report(decoded, Verdict.RUN, work)
             return "handled"
@@ -290,6 +303,8 @@ class Batch:
         if decision.answer is None and not decision.calls:
             raise Permanent(f"the decision of {decoded.route.wire_name} gave neither an answer nor calls")
         if decision.calls:
+            if decoded.route.settle is None or not self._external:
+                raise Permanent(f"the decision of {decoded.route.wire_name} makes calls, but nothing would settle them")
             self._merge(decoded, decision, None, timing, work)
             stored = decoded.raw.to_json()
             if direction == "undo":
@@ -341,26 +356,36 @@ class Batch:
             raise Permanent(f"operation {operation.id} was answered with {name}, which nothing lifts to {model.wire_name}")
         return model.model_validate(data)
 
-    def _settle(self, operation_id: str, work: _Work) -> None:
+    def _settle(self, operation_id: str, work: _Work, crashed: bool) -> None:
         """All calls of an operation have ended: its do is decided, then an undo that came meanwhile."""
         operation = work.operations.get(operation_id)
         known = work.known_calls.get(operation_id, [])
-        if operation is None or any(row.state == "due" for row in known):
+        begun = any(new.operation_id == operation_id for new in work.new_calls)
+        if operation is None or begun or any(row.state == "due" for row in known):
             return
         if operation.pending_do is not None:
-            self._settle_direction(operation, "do", operation.pending_do, known, work)
+            self._settle_direction(operation, "do", operation.pending_do, known, work, crashed)
         if operation.pending_undo is not None and operation.pending_do is None:
-            self._settle_direction(operation, "undo", operation.pending_undo, known, work)
+            self._settle_direction(operation, "undo", operation.pending_undo, known, work, crashed)
 
     def _settle_direction(
-        self, operation: Operation, direction: Direction, stored: bytes, known: Sequence[calls.CallRow], work: _Work
+        self,
+        operation: Operation,
+        direction: Direction,
+        stored: bytes,
+        known: Sequence[calls.CallRow],
+        work: _Work,
+        crashed: bool,
     ) -> None:
         arrival = self.admit(Raw.from_json(stored), work.started_at)
+        if crashed:
+            arrival.crash("the process ended again and again while it settled the calls of this command; see its log")
         mine = [row for row in known if row.direction == direction]
         spent = sum(row.duration_ms for row in mine)
         try:
-            if arrival.decoded is None:
-                raise arrival.failure or Permanent("a pending command cannot be read any more")
+            if arrival.failure is not None:
+                raise arrival.failure
+            assert arrival.decoded is not None
             decoded = arrival.decoded
             timing = Timing(arrival.received_at, work.started_at, spent)
             exhausted = next((row for row in mine if row.state == "exhausted"), None)
@@ -490,13 +515,14 @@ class Batch:
             first_failed_at=first,
             delay_seconds=delay,
             error_class=type(error).__name__,
-            error=str(error),
+            error=clean(str(error)),
         )
 
     def _bury(
         self, arrival: Arrival, error: Exception, kind: Kind, attempts: int, first: datetime, work: _Work
     ) -> None:
-        direction = self._direction(arrival)
+        operation_id = self._operation_id(arrival)
+        direction = self._direction(arrival) if operation_id is not None else "event"
         failure = describe_failure(error, kind, attempts=attempts, first=first, last=work.now)
         work.rows.append(
             dead_letter(
@@ -512,7 +538,7 @@ class Batch:
         )
         if arrival.key is not None:
             work.marks[arrival.key] = "dead"
-        operation = work.operations.get(self._operation_id(arrival) or "")
+        operation = work.operations.get(operation_id or "")
         if operation is not None:
             operation.changed = True
             if direction == "undo":

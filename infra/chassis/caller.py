@@ -9,10 +9,10 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from infra.chassis import calls, retries
+from infra.chassis import calls, retries, suspects
 from infra.chassis.calls import Leased
 from infra.chassis.crash_points import crash_point
-from infra.chassis.errors import Transient
+from infra.chassis.errors import Permanent, Transient
 from infra.chassis.loop import Loop
 from infra.chassis.metrics import CALL_SECONDS, CALLS
 from infra.chassis.service import CallResult, Dependency
@@ -41,6 +41,7 @@ class Caller:
         self._dependencies = dependencies
         self._loops = {loop.consumer.queue: loop for loop in loops}
         self._wake = wake
+        self._alone = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -86,7 +87,24 @@ class Caller:
             return []
 
     async def _make(self, leased: Leased) -> None:
-        dependency = self._dependencies[leased.call.dependency]
+        if leased.attempt <= self._settings.retry_attempts_max:
+            await self._attempt(leased)
+            return
+        # More attempts than failures could have been written down: some ended without a word, perhaps with the process.
+        async with self._alone:
+            identity = f"call\n{leased.call.key}"
+            async with self._engine.begin() as connection:
+                tries = await suspects.count_try(connection, leased.consumer, identity)
+            if tries > self._settings.suspect_tries_max:
+                failure = Permanent(f"{leased.call.key}: {tries - 1} attempts ended without a word; see the log of that time")
+                await self._record(leased, None, failure, 0)
+                self._loops[leased.consumer].settled(leased.operation_id)
+            else:
+                await self._attempt(leased)
+            async with self._engine.begin() as connection:
+                await suspects.forget(connection, leased.consumer, identity)
+
+    async def _attempt(self, leased: Leased) -> None:
         began = time.perf_counter()
         failure: Exception | None = None
         result: CallResult | None = None
@@ -94,6 +112,7 @@ class Caller:
         try:
             async with asyncio.timeout(self._settings.call_timeout_seconds):
                 # An earlier attempt may have arrived although nobody heard of it: ask before sending the same again.
+                dependency = self._dependencies[leased.call.dependency]
                 result = await dependency.query(leased.call) if leased.sent else None
                 result = result or await dependency.perform(leased.call)
         except TimeoutError:

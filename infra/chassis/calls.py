@@ -22,6 +22,7 @@ from pydantic_core import to_json
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from infra.chassis.dead_letters import clean
 from infra.chassis.service import Call, CallResult, Direction
 
 # A call that an operator's replay wants again keeps its row and its key: what is known of it stays known.
@@ -186,6 +187,6 @@ async def postponed(
         "delay": delay_seconds or 0.0,
         "duration_ms": duration_ms,
         "error_class": type(error).__name__,
-        "error": str(error)[:2000],
+        "error": clean(str(error))[:2000],
     }
     return bool((await connection.execute(POSTPONE, values)).rowcount)

@@ -19,8 +19,8 @@ class Trouble(Enum):
 
 # PostgreSQL's SQLSTATE classes (Appendix A): serialization failure, deadlock, lock not available, stale cached plan.
 _MOMENTARY = frozenset({"40001", "40P01", "55P03"})
-# 22 data exception, 23 integrity constraint violation. Anything else (a missing table, a full disk) is no message's fault.
-_DATA_CLASSES = frozenset({"22", "23"})
+# 21 cardinality violation (one key twice in a statement), 22 data exception, 23 integrity constraint violation. Anything else (a missing table, a full disk) is no message's fault.
+_DATA_CLASSES = frozenset({"21", "22", "23"})
 
 
 def create_engine(settings: ServiceSettings, name: str) -> AsyncEngine:

@@ -22,6 +22,8 @@ TRACE_BYTES_MAX: Final = 8 * 1024
 ERROR_LENGTH_MAX: Final = 2000
 CONTENT_TYPE: Final = "application/octet-stream"
 
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
 Kind = Literal["permanent", "transient", "crash-loop"]
 
 
@@ -46,11 +48,11 @@ def describe_failure(
     return FailureRecord(
         kind=kind,
         error_class=type(error).__name__,
-        error=_clean(str(error) or type(error).__name__)[:ERROR_LENGTH_MAX],
+        error=clean(str(error) or type(error).__name__)[:ERROR_LENGTH_MAX],
         attempts=attempts,
         first_failed_at=first,
         last_failed_at=last,
-        trace=_clean(re.sub(r'File "[^"]*/((?:services|orchestrator|infra|contracts|site-packages)/)', r'File "\1', trace))[-TRACE_BYTES_MAX:],
+        trace=_tail(clean(re.sub(r'File "[^"]*/((?:services|orchestrator|infra|contracts|site-packages)/)', r'File "\1', trace))),
     )
 
 
@@ -98,7 +100,7 @@ def dead_letter(
         correlation_id=(envelope.correlationid if envelope else None) or letter,
         body=raw.body,
         content_type=CONTENT_TYPE,
-        headers={"x-original": _original(raw), "x-failure": json.dumps(context)},
+        headers={"x-original": _original(raw), "x-failure": json.dumps(context, ensure_ascii=False)},
     )
 
 
@@ -119,6 +121,10 @@ def _original(raw: Raw) -> str:
     return json.dumps({**original, "headers": {}, "headers_cut": f"{len(whole)} bytes of properties and headers did not fit"})
 
 
-def _clean(message: str) -> str:
-    """Text that every store takes: no NUL, no lone surrogates."""
-    return message.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\0")
+def clean(message: str) -> str:
+    """Text that every store and terminal takes: no lone surrogates, no control characters but line ends and tabs."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", message.encode("utf-8", "backslashreplace").decode())
+
+
+def _tail(text: str) -> str:
+    return text.encode()[-TRACE_BYTES_MAX:].decode("utf-8", "ignore")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -17,6 +18,8 @@ from infra.chassis.service import Direction, Route
 
 REPLAY_EXCHANGE: Final = "replay"
 REPLAY_HEADER: Final = "x-replay"
+REPLAY_MARKER: Final = re.compile(r"([!-~]{1,255}) ([0-9]{1,9})")
+OPERATION_ID_LENGTH_MAX: Final = 200
 PROBLEMS_MAX: Final = 20
 NESTING_MAX: Final = 20
 
@@ -111,6 +114,7 @@ def read(raw: Raw) -> Envelope:
 def resolve(raw: Raw, envelope: Envelope, routes: Mapping[str, Route]) -> Decoded:
     """The message and the route that takes it. Raises UnknownVersion or Permanent with a text that names the place."""
     _check_routing(raw, envelope)
+    _check_operation(envelope)
     name, data = upcast(envelope.type, envelope.data, routes)
     route = routes.get(name)
     if route is None:
@@ -163,6 +167,11 @@ def _check_routing(raw: Raw, envelope: Envelope) -> None:
         raise Permanent(f"type {envelope.type[:80]!r} was published with routing key {raw.routing_key[:80]!r}; they must be equal")
 
 
+def _check_operation(envelope: Envelope) -> None:
+    if envelope.operationid and len(envelope.operationid) > OPERATION_ID_LENGTH_MAX:
+        raise Permanent(f"operationid: has {len(envelope.operationid)} characters, {OPERATION_ID_LENGTH_MAX} are allowed")
+
+
 def _check_command(raw: Raw, envelope: Envelope) -> None:
     if raw.sender not in COMMANDERS:
         raise Permanent(f"commands are accepted from {' and '.join(COMMANDERS)} only, not from {raw.sender!r}")
@@ -183,7 +192,7 @@ def replay_of(raw: Raw) -> Replay | None:
     if raw.exchange != REPLAY_EXCHANGE or raw.sender != FAILURE_DESK:
         return None
     marker = raw.headers.get(REPLAY_HEADER)
-    letter, _, count = marker.partition(" ") if isinstance(marker, str) else ("", "", "")
-    if not letter or not count.isdigit():
+    found = REPLAY_MARKER.fullmatch(marker) if isinstance(marker, str) else None
+    if found is None:
         raise Permanent(f"{REPLAY_HEADER}: a replay names its dead letter and its count, for example `dl_0a1b 1`")
-    return Replay(dead_letter_id=letter, count=int(count))
+    return Replay(dead_letter_id=found[1], count=int(found[2]))

@@ -7,13 +7,14 @@ sink, as the last line of defence: nobody is meant to log it in the first place.
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
 import structlog
 
 MASK: Final = "***"
 VALUE_LENGTH_MAX: Final = 2000
+NESTING_MAX: Final = 4
 _SECRET_NAMES: Final = re.compile(
     r"(password|secret|token|api_?key|authorization|cookie|dsn|credential|^body$|^data$|^payload$|^name$|address|postal|city)", re.IGNORECASE
 )
@@ -24,11 +25,25 @@ _KEY: Final = re.compile(r"\btk_[A-Za-z0-9]+_[A-Za-z0-9_\-]+")
 def mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Masks fields by name and passwords inside URLs, and cuts what is longer than 2,000 characters."""
     for name, value in event.items():
-        if name != "event" and _SECRET_NAMES.search(name):
-            event[name] = MASK
-        elif isinstance(value, str):
-            event[name] = clean(value)
+        # The standard library's records travel under names of their own until the formatter takes them out.
+        if not name.startswith("_"):
+            event[name] = _masked("" if name == "event" else name, value, 0)
     return event
+
+
+def _masked(name: str, value: Any, depth: int) -> Any:
+    if _SECRET_NAMES.search(name):
+        return MASK
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Mapping | list | tuple | set | frozenset) and depth < NESTING_MAX:
+        if isinstance(value, Mapping):
+            return {key: _masked(str(key), item, depth + 1) for key, item in value.items()}
+        return [_masked("", item, depth + 1) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    # What is left is printed by its repr, which may show anything: an URL in an exception, for example.
+    return clean(repr(value)) if not isinstance(value, BaseException) else clean(f"{type(value).__name__}: {value}")
 
 
 def clean(text: str) -> str:

@@ -15,7 +15,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -204,9 +204,7 @@ class Loop:
         identity = suspects.identity(arrival.key, delivery.raw)
         tries = await self._with_patience(lambda: self._count_try(identity))
         if tries > self._settings.suspect_tries_max:
-            arrival.crashed = True
-            arrival.decoded = None
-            arrival.failure = Permanent(f"the process ended {tries - 1} times while it handled this message; see its log of that time")
+            arrival.crash(f"the process ended {tries - 1} times while it handled this message; see its log of that time")
         await self._commit([arrival])
         await self._acknowledge([delivery])
 
@@ -214,26 +212,76 @@ class Loop:
         async with self._engine.begin() as connection:
             return await suspects.count_try(connection, self.consumer.queue, identity)
 
+    async def _forget_tries(self, identity: str) -> None:
+        async with self._engine.begin() as connection:
+            await suspects.forget(connection, self.consumer.queue, identity)
+
     async def _poll_rows(self) -> None:
         now = time.monotonic()
-        arrivals: list[Arrival] = []
+        retried: list[RetryRow] = []
         if now >= self._next_retry_poll:
             self._next_retry_poll = now + RETRY_POLL_SECONDS
-            arrivals = [self._retry_arrival(row) for row in await self._with_patience(self._claim_retries)]
+            retried = await self._with_patience(self._claim_retries)
         settle = sorted(self._settleable)[: self._settings.batch_size_max]
         self._settleable.difference_update(settle)
+        left_behind: list[str] = []
         if self._external and now >= self._next_settle_poll:
             self._next_settle_poll = now + SETTLE_POLL_SECONDS
-            settle = sorted({*settle, *await self._with_patience(self._find_settleable)})
+            left_behind = [one for one in await self._with_patience(self._find_settleable) if one not in settle]
         rows: list[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]] = []
-        if self.consumer.sources and now >= self._next_row_poll and self._backlog_is_read(now):
-            rows = await self._with_patience(self._claim_rows)
+        if self.consumer.sources and now >= self._next_row_poll:
+            # While rows have to wait they are not claimed, and not looked for more often than else.
+            rows = await self._with_patience(self._claim_rows) if self._backlog_is_read(now) else []
             # A full claim means that more is due: look again at once.
             full = len(rows) >= self._settings.batch_size_max
             self._next_row_poll = now if full else now + self._settings.row_poll_seconds
-        if arrivals or settle or rows:
+        await self._handle_rows(retried, settle, left_behind, rows)
+
+    async def _handle_rows(
+        self,
+        retried: Sequence[RetryRow],
+        settle: Sequence[str],
+        left_behind: Sequence[str],
+        rows: Sequence[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]],
+    ) -> None:
+        """Together what is claimed for the first time. What was begun before without a word, alone: it may have ended the process,
+        and a claim raises the tries of innocent neighbours as well."""
+        suspicious = self._settings.suspect_deliveries_min
+        fresh_retries = [row for row in retried if row.tries < suspicious]
+        fresh_rows = [(source, row) for source, row in rows if row.tries < suspicious]
+        if fresh_retries or settle or fresh_rows:
             crash_point(self._service, "after-claim")
-            await self._commit(arrivals, settle, rows)
+            await self._commit([self._retry_arrival(row) for row in fresh_retries], settle, fresh_rows)
+        for retry in retried:
+            if retry.tries >= suspicious:
+                await self._handle_suspect_retry(retry)
+        for operation_id in left_behind:
+            await self._handle_suspect_settle(operation_id)
+        for source, row in rows:
+            if row.tries >= suspicious:
+                await self._handle_suspect_row(source, row)
+
+    async def _handle_suspect_retry(self, row: RetryRow) -> None:
+        # The number of its failures is part of the name: a try that ends with a word begins a new count.
+        identity = "\n".join(("retry", *row.key, str(row.attempts)))
+        tries = await self._with_patience(lambda: self._count_try(identity))
+        arrival = self._retry_arrival(row)
+        if tries > self._settings.suspect_tries_max:
+            arrival.crash(f"the process ended {tries - 1} times while it handled this retry; see its log of that time")
+        await self._commit([arrival])
+        await self._with_patience(lambda: self._forget_tries(identity))
+
+    async def _handle_suspect_settle(self, operation_id: str) -> None:
+        identity = f"settle\n{operation_id}"
+        tries = await self._with_patience(lambda: self._count_try(identity))
+        if await self._commit((), [operation_id], crashed=tries > self._settings.suspect_tries_max):
+            await self._with_patience(lambda: self._forget_tries(identity))
+
+    async def _handle_suspect_row(self, source: RowSource[Any, Any, Any], row: RowInput[Any, Any]) -> None:
+        identity = f"{source.name}\n{row.id}"
+        tries = await self._with_patience(lambda: self._count_try(identity))
+        if await self._commit((), (), [(source, replace(row, tries=tries))]):
+            await self._with_patience(lambda: self._forget_tries(identity))
 
     def _backlog_is_read(self, now: float) -> bool:
         if not self.connected or now - self._backlog_since < SETTLE_AFTER_START_SECONDS:
@@ -242,11 +290,7 @@ class Loop:
         return self._backlog <= 0 or quiet
 
     def _retry_arrival(self, row: RetryRow) -> Arrival:
-        arrival = self._batch.admit(row.raw, datetime.now(UTC), retry=row)
-        if row.tries > self._settings.suspect_tries_max:
-            arrival.crashed = True
-            arrival.failure = Permanent(f"the process ended {row.tries - 1} times while it handled this retry; see its log")
-        return arrival
+        return self._batch.admit(row.raw, datetime.now(UTC), retry=row)
 
     async def _claim_retries(self) -> list[RetryRow]:
         async with self._engine.begin() as connection:
@@ -269,43 +313,51 @@ class Loop:
         arrivals: Sequence[Arrival],
         settle: Sequence[str] = (),
         rows: Sequence[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]] = (),
-    ) -> None:
-        """Commits the inputs, as a batch or, where some message's data are at fault, one by one."""
+        *,
+        crashed: bool = False,
+    ) -> bool:
+        """Commits the inputs, as a batch or, where some message's data are at fault, one by one. Returns whether none is left."""
         try:
-            await self._with_patience(lambda: self._transaction(arrivals, settle, rows))
+            await self._with_patience(lambda: self._transaction(arrivals, settle, rows, crashed=crashed))
         except Exception as error:  # noqa: BLE001 - the loop's own broad catch: load or save failed because of somebody's data
             TROUBLE.labels(self._service, self.consumer.queue, "one-by-one").inc()
             log.warning("batch_failed", queue=self.consumer.queue, inputs=len(arrivals) + len(settle) + len(rows), exc_info=error)
-            await self._one_by_one(arrivals, settle, rows)
+            return await self._one_by_one(arrivals, settle, rows)
+        return True
 
     async def _one_by_one(
         self,
         arrivals: Sequence[Arrival],
         settle: Sequence[str],
         rows: Sequence[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]],
-    ) -> None:
+    ) -> bool:
         for arrival in arrivals:
             try:
                 await self._with_patience(lambda one=arrival: self._transaction([one]))
             except Exception as error:  # noqa: BLE001 - as above: now it is known whose data it is
                 arrival.failure = error if isinstance(error, Transient) else _culprit(error)
                 await self._with_patience(lambda one=arrival: self._transaction([one]))
+        done = True
         singles: list[tuple[Sequence[str], Sequence[Any]]] = [([one], ()) for one in settle] + [((), [one]) for one in rows]
         for operation_ids, row in singles:
             try:
                 await self._with_patience(lambda ids=operation_ids, row=row: self._transaction((), ids, row))
-            except Exception as error:  # noqa: BLE001 - as above; the row is due again after its lease and gives up after three tries
+            except Exception as error:  # noqa: BLE001 - as above; it is due again, alone, and given up after three tries
+                done = False
                 log.error("row_failed", queue=self.consumer.queue, operations=list(operation_ids), rows=len(row), exc_info=error)
+        return done
 
     async def _transaction(
         self,
         arrivals: Sequence[Arrival],
         settle: Sequence[str] = (),
         rows: Sequence[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]] = (),
+        *,
+        crashed: bool = False,
     ) -> None:
         began = time.perf_counter()
         async with self._engine.begin() as connection:
-            result = await self._batch.handle(connection, arrivals, settle, rows)
+            result = await self._batch.handle(connection, arrivals, settle, rows, crashed=crashed)
             crash_point(self._service, "before-commit")
         BATCHES.labels(self._service, self.consumer.queue).observe(time.perf_counter() - began)
         BATCH_SIZE.labels(self._service, self.consumer.queue).observe(len(arrivals) + len(settle) + len(rows))

@@ -84,6 +84,9 @@ def _judge_do(operation: Operation, revision: int) -> Verdict:
         return Verdict.TOMBSTONED
     if operation.pending_do is not None:
         return Verdict.ABSORB
+    if operation.pending_undo is not None:
+        # Its undo is being made outside and cannot be recalled; a do begun now would outlive it.
+        return Verdict.TOMBSTONED
     if revision < operation.do_revision:
         return Verdict.SUPERSEDED
     return Verdict.RUN

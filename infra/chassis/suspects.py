@@ -18,6 +18,8 @@ COUNT_TRY = text(
     """
 )
 
+FORGET = text("DELETE FROM suspect WHERE consumer = :consumer AND identity = :identity")
+
 
 def identity(key: MessageKey | None, raw: Raw) -> str:
     """The message's own id, or the hash of its bytes where it has none."""
@@ -27,3 +29,8 @@ def identity(key: MessageKey | None, raw: Raw) -> str:
 async def count_try(connection: AsyncConnection, consumer: str, identity: str) -> int:
     """Adds a try and returns how many there are now; the caller commits before it touches the message."""
     return int((await connection.execute(COUNT_TRY, {"consumer": consumer, "identity": identity})).scalar_one())
+
+
+async def forget(connection: AsyncConnection, consumer: str, identity: str) -> None:
+    """Ends the count, once the input has been dealt with. Rows come again under the same name (the timer of one saga)."""
+    await connection.execute(FORGET, {"consumer": consumer, "identity": identity})

@@ -165,7 +165,7 @@ async def _open_for_business(
     return {
         "ingress": _url(ports["ingress"]),
         "orchestrator": _url(ports["orchestrator"]),
-        "dead_letters": _url(ports["deadletters"]),
+        "dead_letters": _url(ports.get("deadletters", 0)),
         "carrier": _url(ports[CARRIER]),
         **prepared.addresses,
         "services": {service: _url(ports[service]) for service in PACKAGES},

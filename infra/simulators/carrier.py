@@ -136,11 +136,10 @@ class Carriers:
         )
         return _document(200, key, booking)
 
-    def attempt(self, action: Action, carrier: str, key: str) -> dict[str, Any]:
-        """Writes down that something was asked; the status is added when it is known."""
-        record: dict[str, Any] = {"attempt": action, "carrier": carrier, "key": key, "status": None, "fault": None}
+    def attempt(self, action: Action, carrier: str, key: str, fault: Fault | None) -> None:
+        """Writes down that something was asked, and what is going to be done wrong about it."""
+        record = {"attempt": action, "carrier": carrier, "key": key, "fault": fault.kind if fault else None}
         self._record(self.attempts, record)
-        return record
 
     def next_fault(self, carrier: str, action: Action) -> Fault | None:
         """The oldest fault that applies, used up by one."""
@@ -215,12 +214,9 @@ def _bookings(carriers: Carriers, token: str | None) -> APIRouter:
         if not 1 <= len(key) <= KEY_LENGTH_MAX:
             return _problem(400, "bad-key", f"an Idempotency-Key has 1 to {KEY_LENGTH_MAX} characters")
         carrier = _carrier(request)
-        record = carriers.attempt(action, carrier, key)
         fault = carriers.next_fault(carrier, action)
-        record["fault"] = fault.kind if fault else None
-        response = await _misbehave(fault, work) if fault else work()
-        record["status"] = response.status_code
-        return response
+        carriers.attempt(action, carrier, key, fault)
+        return await _misbehave(fault, work) if fault else work()
 
     @router.post("/v1/bookings")
     async def book(request: Request, idempotency_key: Annotated[str, Header()] = "") -> Response:

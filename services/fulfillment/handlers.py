@@ -16,8 +16,6 @@ A turn is given every call that the operation has ever made; it takes a result o
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import JsonValue
-
 from contracts.fulfillment.v1 import (
     CancelShipment,
     CarrierChanged,
@@ -28,6 +26,7 @@ from contracts.fulfillment.v1 import (
     ShipmentNotCancellable,
     ShipmentRefused,
 )
+from contracts.message import Json
 from contracts.values import Reason, Shipment
 from infra.chassis.errors import Permanent
 from infra.chassis.service import Call, CallResult, Context, Decision, Direction
@@ -246,7 +245,7 @@ def _other_offer(
 
 
 def _book(parcel: Parcel, part: Load, offer: Offer, command: CreateShipment) -> Call:
-    request: dict[str, JsonValue] = {
+    request: Json = {
         "action": "book",
         "carrier": parcel.carrier,
         "booking": parcel.booking,
@@ -261,7 +260,7 @@ def _book(parcel: Parcel, part: Load, offer: Offer, command: CreateShipment) -> 
 
 
 def _cancel(parcel: Parcel, direction: Direction) -> Call:
-    request: dict[str, JsonValue] = {
+    request: Json = {
         "action": "cancel",
         "carrier": parcel.carrier,
         "booking": parcel.booking,
@@ -304,7 +303,7 @@ def _why(result: CallResult) -> str:
     return str(result.response.get("detail") or result.response.get("code") or "no reason given")[:DETAIL_LENGTH_MAX]
 
 
-def _text(document: Mapping[str, JsonValue], name: str) -> str:
+def _text(document: Json, name: str) -> str:
     value = document[name]
     assert isinstance(value, str), f"{name} is text in every call and response"
     return value

@@ -349,6 +349,18 @@ async def test_answers_at_once_while_there_is_no_connection(
     assert "no connection" in receipts[0].reason
 
 
+async def test_lets_others_run_while_there_is_no_connection(broker: TestBroker) -> None:
+    async with proxied(broker.url, ENDLESS) as (proxy, publisher):
+        await proxy.stop_listening()
+        await until_not_ready(publisher)
+        others = asyncio.Event()
+        asyncio.get_running_loop().call_soon(others.set)
+
+        await publisher.publish([message()])
+
+        assert others.is_set()
+
+
 async def test_under_a_memory_alarm_the_first_batch_is_unknown_and_nothing_more_is_sent(
     broker: TestBroker, channel: aiormq.abc.AbstractChannel
 ) -> None:

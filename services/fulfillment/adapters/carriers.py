@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from contracts.values import Text
 from infra.chassis.errors import Permanent, Transient
-from infra.chassis.service import Call, CallOutcome, CallResult
+from infra.chassis.service import Call, CallResult
 
 RESPONSE_BYTES_MAX: Final = 64 * 1024
 RETRY_AFTER_SECONDS_MAX: Final = 300.0
@@ -179,9 +179,8 @@ def _refused(call: Call, answer: _Answer) -> CallResult:
     except ValidationError:
         # The status alone is definite.
         refusal = _Refusal(detail=f"refused with status {answer.status}")
-    outcome: CallOutcome = "refused"
     # Somebody else's text: without line breaks, so that it cannot look like another line of a log.
-    return CallResult(call, outcome, {"code": refusal.code, "detail": " ".join(refusal.detail.split())})
+    return CallResult(call, "refused", {"code": refusal.code, "detail": " ".join(refusal.detail.split())})
 
 
 def _misconfigured(call: Call, answer: _Answer) -> Permanent:

@@ -24,13 +24,14 @@ from yarl import URL
 from contracts.envelope import Envelope
 from contracts.message import Event, Message
 from infra.chassis.process import Runtime
-from infra.chassis.schema import upgrade
 from infra.chassis.service import Context, Decision, Service
 from services.ingress.adapters.partners import create_partner, issue_key
 from services.ingress.http.openapi import ORDER_EXAMPLE
 from services.ingress.settings import Settings
 from services.ingress.wiring import build
 
+# Of the role in the tests' database.
+PASSWORD = "ingress"
 PEPPER = "a pepper of the tests"
 READY_SECONDS = 10.0
 
@@ -115,9 +116,9 @@ def order(**changes: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def ingress(database_url: str, orchestrator: FakeOrchestrator, **knobs: Any) -> AsyncIterator[Ingress]:
-    await upgrade(database_url, "ingress", "services.ingress", password="ingress")
+    """Ingress on a migrated database, with partners acme and globex."""
     settings = Settings(
-        database_url=str(URL(database_url).with_user("ingress").with_password("ingress")),
+        database_url=str(URL(database_url).with_user("ingress").with_password(PASSWORD)),
         broker_url="amqp://nowhere.invalid/",
         operator_token="operator",
         api_key_pepper=PEPPER,

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from contracts.orders.v1 import OrderCompleted, OrderSubmitted
+from contracts.orders.v1 import OrderAccepted, OrderCompleted, OrderSubmitted
 from infra.chassis.errors import Permanent
+from infra.chassis.service import Outbound
 from services.ingress.adapters.intake import purge_keys
 from services.ingress.handlers import name_of
 from tests.integration.ingress.partners import FakeOrchestrator, Ingress, context_of, end, ingress, order
@@ -26,6 +27,8 @@ async def test_a_submitted_order_is_accepted_like_any_other(desk: Ingress) -> No
     decision = await desk.hear(message, sender="erp")
 
     [sent] = decision.events
+    assert isinstance(sent, Outbound)
+    assert isinstance(sent.message, OrderAccepted)
     shown = (await desk.client.get("/v1/orders", params={"order_number": message.order_number})).json()["orders"]
     assert [item["order_id"] for item in shown] == [sent.message.order_id]
     assert sent.message.wire_name == "orders.order-accepted.v1"

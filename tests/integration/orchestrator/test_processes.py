@@ -336,9 +336,10 @@ async def ask(desk: Desk, act_id: str) -> None:
     async with desk.engine.begin() as connection:
         await connection.execute(
             text(
-                "INSERT INTO operator_act (act_id, saga_id, kind, reason, actor) VALUES (:a, :s, 'cancel', 'why not', 'operator:mia')"
+                "INSERT INTO operator_act (act_id, saga_id, kind, reason, actor) "
+                "VALUES (:act, :saga, 'cancel', 'why not', 'operator:mia')"
             ),
-            {"a": act_id, "s": SAGA},
+            {"act": act_id, "saga": SAGA},
         )
 
 

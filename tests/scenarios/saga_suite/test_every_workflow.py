@@ -1,4 +1,4 @@
-"""What every workflow owes, tested for each of them and for each of their steps. A new workflow gets all of it by being listed."""
+"""What every workflow owes, for each of their steps. A new workflow gets all of it by being listed."""
 
 from dataclasses import replace
 

@@ -1,0 +1,53 @@
+"""The complete answer to "what does compliance react to"."""
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from contracts.compliance.v1 import ScreenParties
+from infra.chassis.service import Consumer, Service, on
+from services.compliance.adapters.list_source import ListSource
+from services.compliance.adapters.postgres import PostgresScreenings
+from services.compliance.domain import Thresholds
+from services.compliance.handlers import screen_parties
+from services.compliance.settings import Settings
+
+if TYPE_CHECKING:
+    from infra.chassis.process import Runtime
+
+SETTINGS = Settings
+IN_FORCE = "in-force"
+
+
+def build(settings: Settings) -> Service:
+    """Reads the lists at once. Raises ListRefusedError: a service that cannot screen must not start."""
+    thresholds = Thresholds(review=settings.review_score_min, block=settings.block_score_min)
+    lists = ListSource(
+        settings.denied_parties_folder,
+        settings.trade_rules_folder,
+        check_every_seconds=settings.list_check_seconds,
+    )
+
+    async def watch(runtime: "Runtime") -> None:
+        # Without it a new list would be noticed by the first order after it, which would still be screened
+        # against the old one: after a quiet night, hours later. The source is not closed at the end, since the last
+        # batch still asks it; its thread ends with the process.
+        while not runtime.stopping.is_set():
+            lists.current()
+            try:
+                async with asyncio.timeout(settings.list_check_seconds):
+                    await runtime.stopping.wait()
+            except TimeoutError:
+                continue
+
+    return Service(
+        name="compliance",
+        consumers=(
+            Consumer(
+                queue="compliance.commands",
+                repository=PostgresScreenings(lists.current),
+                routes=(on(ScreenParties, partial(screen_parties, thresholds=thresholds), key=lambda _: IN_FORCE),),
+            ),
+        ),
+        background=(watch,),
+    )

@@ -1,0 +1,439 @@
+"""A small service on which the chassis is tested: accounts, and shipments that need a system outside.
+
+It speaks real messages (credit's and fulfillment's) and keeps tables of its own. Its effects are rows *without* unique keys:
+what the chassis lets through twice is there twice, and a test can count it. A message says by its buyer what is to happen:
+
+    ok       is done            busy      raises Transient, for ever          kill        ends the process in the decision
+    no       is refused         busy-N    raises Transient the first N times  load-kill   ends the process in `load`
+    bug      raises ValueError  load-bad  makes `load` fail by its data       save-bad    makes `save` fail by its data
+"""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts.credit.v1 import CreditDeclined, CreditReleased, CreditReserved, ReleaseCredit, ReserveCredit
+from contracts.credit.v2 import LimitChanged
+from contracts.envelope import STRUCTURED, Envelope
+from contracts.fulfillment.v1 import (
+    CancelShipment,
+    CreateShipment,
+    ShipmentCancelled,
+    ShipmentCreated,
+    ShipmentNotCancellable,
+    ShipmentRefused,
+)
+from contracts.inventory.v1 import StockRecovered
+from contracts.values import Money, Reason, Shipment
+from infra.chassis.decoding import REPLAY_EXCHANGE, REPLAY_HEADER, Raw
+from infra.chassis.errors import Transient
+from infra.chassis.outbox import new_id
+from infra.chassis.service import (
+    Call,
+    CallOutcome,
+    CallResult,
+    Consumer,
+    Context,
+    Decision,
+    RowInput,
+    RowSource,
+    Service,
+    on,
+    on_many,
+    undo,
+)
+from infra.chassis.settings import ServiceSettings
+
+QUEUE = "credit.commands"
+EVENTS = "credit.events"
+ORDER = "ord_" + "0" * 26
+
+TABLES = """
+CREATE TABLE account (key text PRIMARY KEY, held bigint NOT NULL DEFAULT 0);
+CREATE TABLE effect (position bigint GENERATED ALWAYS AS IDENTITY, operation_id text, message_id text NOT NULL,
+                     direction text NOT NULL, key text NOT NULL, amount bigint NOT NULL);
+CREATE TABLE wakeup (id text PRIMARY KEY, key text NOT NULL, mood text NOT NULL DEFAULT 'ok', due_at timestamptz NOT NULL DEFAULT now(),
+                     tries integer NOT NULL DEFAULT 0)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What is held on one key."""
+
+    held: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """A fact: one applied effect. An event has no operation."""
+
+    operation_id: str | None
+    message_id: str
+    direction: str
+    key: str
+    amount: int
+
+
+class Accounts:
+    """Accounts and effects in PostgreSQL."""
+
+    async def load(self, connection: AsyncConnection, keys: Sequence[str]) -> Mapping[str, Account]:
+        wanted = sorted(set(keys))
+        if any(key.startswith("load-bad") for key in wanted):
+            await connection.execute(text("SELECT 1 / 0"))
+        if any(key.startswith("load-kill") for key in wanted):
+            end_this_process()
+        values = {"keys": wanted}
+        await connection.execute(
+            text("INSERT INTO account (key) SELECT k FROM unnest(CAST(:keys AS text[])) AS k ORDER BY k ON CONFLICT DO NOTHING"), values
+        )
+        rows = await connection.execute(
+            text("SELECT key, held FROM account WHERE key = ANY(CAST(:keys AS text[])) ORDER BY key FOR UPDATE"), values
+        )
+        return {key: Account(held) for key, held in rows}
+
+    async def save(self, connection: AsyncConnection, changed: Mapping[str, Account], facts: Sequence[object]) -> None:
+        effects = [fact for fact in facts if isinstance(fact, Effect)]
+        if any(effect.key.startswith("save-bad") for effect in effects):
+            await connection.execute(text("SELECT CAST('not a number' AS integer)"))
+        ordered = sorted(changed)
+        await connection.execute(
+            text(
+                "UPDATE account SET held = c.held FROM unnest(CAST(:keys AS text[]), CAST(:held AS bigint[])) AS c (key, held) "
+                "WHERE account.key = c.key"
+            ),
+            {"keys": ordered, "held": [changed[key].held for key in ordered]},
+        )
+        if effects:
+            await connection.execute(
+                text(
+                    "INSERT INTO effect (operation_id, message_id, direction, key, amount) VALUES "
+                    "(:operation_id, :message_id, :direction, :key, :amount)"
+                ),
+                [
+                    {
+                        "operation_id": one.operation_id, "message_id": one.message_id, "direction": one.direction,
+                        "key": one.key, "amount": one.amount,
+                    }
+                    for one in effects
+                ],
+            )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Carrier:
+    """The system outside, with a memory: what it has booked and cancelled by idempotency key, and what it is told to say next."""
+
+    booked: Counter[str] = field(default_factory=Counter)
+    cancelled: set[str] = field(default_factory=set)
+    refuse: set[str] = field(default_factory=set)
+    performed: Counter[str] = field(default_factory=Counter)
+    queried: Counter[str] = field(default_factory=Counter)
+    known: dict[str, CallResult] = field(default_factory=dict)
+    troubles: list[Exception] = field(default_factory=list)
+
+    async def query(self, call: Call) -> CallResult | None:
+        self.queried[call.key] += 1
+        self._stumble()
+        return self.known.get(call.key)
+
+    async def perform(self, call: Call) -> CallResult:
+        self._stumble()
+        self.performed[call.key] += 1
+        if call.key in self.known:
+            return self.known[call.key]
+        order = str(call.request["booking"])
+        outcome: CallOutcome = "refused" if order in self.refuse else "done"
+        if call.key.endswith("/cancel"):
+            outcome = "done"
+            self.cancelled.add(order)
+        elif outcome == "done":
+            self.booked[order] += 1
+        self.known[call.key] = CallResult(call, outcome, {"booking": order})
+        return self.known[call.key]
+
+    def outstanding(self) -> set[str]:
+        """What is booked and not cancelled, whichever came first: a cancellation that came before its booking took nothing back."""
+        return {order for order in self.booked if order not in self.cancelled}
+
+    def _stumble(self) -> None:
+        if self.troubles:
+            raise self.troubles.pop(0)
+
+
+class Failures:
+    """Which messages fail how often: `busy-2` fails twice, whichever replica decides it."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+
+    def meet(self, mood: str, message_id: str) -> None:
+        if mood == "bug":
+            raise ValueError(f"a bug met {message_id}")
+        if mood in ("kill", "load-kill"):
+            end_this_process()
+        if mood == "busy":
+            raise Transient("the bureau is busy")
+        if mood.startswith("busy-"):
+            self.seen[message_id] += 1
+            if self.seen[message_id] <= int(mood[5:]):
+                raise Transient("the bureau is busy for the moment")
+
+
+def end_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def buyer_of(command: ReserveCredit | ReleaseCredit) -> str:
+    return command.buyer_id
+
+
+def order_of(command: CreateShipment | CancelShipment) -> str:
+    return command.order_id
+
+
+def mood_of(buyer: str) -> str:
+    return buyer.split(".")[0]
+
+
+class Rules:
+    """The decisions. Pure but for the failures that they are told to have."""
+
+    def __init__(self, failures: Failures) -> None:
+        self._failures = failures
+
+    def reserve(self, command: ReserveCredit, account: Account, context: Context) -> Decision[Account]:
+        mood = mood_of(command.buyer_id)
+        self._failures.meet(mood, context.envelope.id)
+        shared = {"order_id": command.order_id, "buyer_id": command.buyer_id, "amount": command.amount}
+        if mood == "no":
+            return Decision(account, CreditDeclined(**shared, shortfall=command.amount))
+        minor = command.amount.amount_minor
+        return Decision(
+            Account(account.held + minor),
+            CreditReserved(**shared),
+            events=(StockRecovered(sku="A", available=Decimal(2), sequence=1),) if mood == "chatty" else (),
+            facts=(Effect(context.operation_id, context.envelope.id, "do", command.buyer_id, minor),),
+        )
+
+    def release(
+        self, command: ReleaseCredit, account: Account, context: Context, done: CreditReserved | None
+    ) -> Decision[Account]:
+        self._failures.meet(mood_of(command.buyer_id), context.envelope.id)
+        amount = done.amount if done else Money.zero("EUR")
+        answer = CreditReleased(order_id=command.order_id, buyer_id=command.buyer_id, amount=amount)
+        minor = amount.amount_minor
+        facts = (Effect(context.operation_id, context.envelope.id, "undo", command.buyer_id, -minor),)
+        return Decision(Account(account.held - minor), answer, facts=facts)
+
+    def book(self, command: CreateShipment, account: Account, context: Context) -> Decision[Account]:
+        self._failures.meet(mood_of(command.priority), context.envelope.id)
+        return Decision(account, calls=(Call("carrier", f"{context.operation_id}/book", {"booking": context.operation_id}),))
+
+    def booked(
+        self, command: CreateShipment, account: Account, context: Context, results: Sequence[CallResult]
+    ) -> Decision[Account]:
+        if command.priority.startswith("settle-"):
+            self._failures.meet(command.priority.removeprefix("settle-"), context.envelope.id)
+        if results[-1].outcome != "done":
+            return Decision(account, ShipmentRefused(order_id=command.order_id, reasons=(Reason(code="no", detail="no"),)))
+        return Decision(
+            Account(account.held + 1),
+            ShipmentCreated(order_id=command.order_id, shipments=(Shipment(warehouse="W", carrier="C", tracking="T"),)),
+            facts=(Effect(context.operation_id, context.envelope.id, "do", command.order_id, 1),),
+        )
+
+    def cancel(
+        self, command: CancelShipment, account: Account, context: Context, done: ShipmentCreated | None
+    ) -> Decision[Account]:
+        if done is None and not any(result.outcome == "unknown" for result in context.calls):
+            return Decision(account, ShipmentCancelled(order_id=command.order_id, shipments=()))
+        return Decision(account, calls=(Call("carrier", f"{context.operation_id}/cancel", {"booking": context.operation_id}),))
+
+    def cancelled(
+        self, command: CancelShipment, account: Account, context: Context, results: Sequence[CallResult]
+    ) -> Decision[Account]:
+        booking = next((one for one in results if one.call.key.endswith("/book")), None)
+        held = 1 if booking is not None and booking.outcome == "done" else 0
+        if results[-1].outcome != "done":
+            reasons = (Reason(code="no", detail="no"),)
+            return Decision(account, ShipmentNotCancellable(order_id=command.order_id, reasons=reasons))
+        return Decision(
+            Account(account.held - held),
+            ShipmentCancelled(order_id=command.order_id, shipments=()),
+            facts=(Effect(context.operation_id, context.envelope.id, "undo", command.order_id, -held),),
+        )
+
+    def change(
+        self, event: LimitChanged, accounts: Mapping[str, Account], context: Context
+    ) -> Decision[Mapping[str, Account]]:
+        self._failures.meet(mood_of(event.buyer_id), context.envelope.id)
+        account = accounts[event.buyer_id]
+        minor = event.limit.amount_minor
+        return Decision(
+            {event.buyer_id: replace(account, held=account.held + minor)},
+            facts=(Effect(None, context.envelope.id, "event", event.buyer_id, minor),),
+        )
+
+
+def service(
+    *,
+    failures: Failures | None = None,
+    carrier: Carrier | None = None,
+    sources: tuple[RowSource[Any, Any, Any], ...] = (),
+    queue: str = QUEUE,
+) -> Service:
+    """Everything on one queue, so that all of it can meet in one batch."""
+    rules = Rules(failures or Failures())
+    return Service(
+        name="credit",
+        consumers=(
+            Consumer(
+                queue=queue,
+                repository=Accounts(),
+                routes=(
+                    on(ReserveCredit, rules.reserve, key=buyer_of),
+                    undo(ReleaseCredit, rules.release, of=ReserveCredit, key=buyer_of),
+                    on(CreateShipment, rules.book, key=order_of, settle=rules.booked),
+                    undo(CancelShipment, rules.cancel, of=CreateShipment, key=order_of, settle=rules.cancelled),
+                    on_many(LimitChanged, rules.change, keys=lambda e: (e.buyer_id,)),
+                ),
+                sources=sources,
+            ),
+        ),
+        dependencies={"carrier": carrier or Carrier()},
+    )
+
+
+async def create_tables(connection: AsyncConnection) -> None:
+    for statement in TABLES.split(";"):
+        await connection.execute(text(statement))
+
+
+Wakeup = RowInput[str, str]
+
+
+class Wakeups:
+    """Rows as inputs: the simplest timers there can be."""
+
+    name = "wakeup"
+
+    async def claim(self, connection: AsyncConnection, limit: int) -> Sequence[Wakeup]:
+        rows = await connection.execute(
+            text(
+                "UPDATE wakeup SET tries = tries + 1, due_at = now() + interval '1 second' WHERE id IN (SELECT id FROM wakeup "
+                "WHERE due_at <= now() ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED) RETURNING id, key, mood, tries"
+            ),
+            {"limit": limit},
+        )
+        return [RowInput(row.id, row.key, row.mood, row.tries) for row in rows]
+
+    def decide(self, row: Wakeup, state: Account, context: Context) -> Decision[Account]:
+        Failures().meet(row.payload, row.id)
+        return Decision(Account(state.held + 1), facts=(Effect(None, row.id, "row", row.key, 1),))
+
+    def envelope(self, row: Wakeup, now: datetime) -> Envelope:
+        return Envelope(id=row.id, source="/ledger", type="wakeup", time=now, data={}, correlationid=row.key)
+
+    def give_up(self, row: Wakeup, state: Account, error: str, context: Context) -> Decision[Account]:
+        return Decision(state, facts=(Effect(None, row.id, "given-up", row.key, 0),))
+
+    async def settle(self, connection: AsyncConnection, rows: Sequence[Wakeup]) -> None:
+        await connection.execute(text("DELETE FROM wakeup WHERE id = ANY(:ids)"), {"ids": [row.id for row in rows]})
+
+
+def settings(**values: Any) -> ServiceSettings:
+    """Settings that reach nothing, with retries that are due at once."""
+    given = {
+        "database_url": "postgresql://nobody@localhost/none", "broker_url": "amqp://nobody@localhost/", "operator_token": "t",
+        "retry_first_seconds": 0.001, "retry_delay_seconds_max": 0.001,
+    }  # fmt: skip
+    return ServiceSettings(**{**given, **values})
+
+
+# What is delivered.
+
+
+def reserve(operation: str, *, buyer: str = "ok", minor: int = 100, order: str = ORDER, **envelope: Any) -> Raw:
+    data = ReserveCredit(order_id=order, buyer_id=buyer, amount=Money(amount_minor=minor, currency="EUR"))
+    return command(data, operation, **envelope)
+
+
+def release(operation: str, *, buyer: str = "ok", order: str = ORDER, **envelope: Any) -> Raw:
+    data = ReleaseCredit(order_id=order, buyer_id=buyer, amount=Money(amount_minor=0, currency="EUR"))
+    return command(data, operation, **envelope)
+
+
+def create_shipment(operation: str, *, priority: str = "ok", order: str = ORDER, **envelope: Any) -> Raw:
+    address = {"name": "A", "lines": ["1"], "city": "B", "postal_code": "1", "country": "DE"}
+    allocation = {"line": "1", "sku": "S", "warehouse": "W", "country": "DE", "quantity": "1"}
+    data = CreateShipment.model_validate(
+        {"order_id": order, "allocations": [allocation], "ship_to": address, "priority": priority}
+    )
+    return command(data, operation, **envelope)
+
+
+def cancel_shipment(operation: str, *, order: str = ORDER, **envelope: Any) -> Raw:
+    return command(CancelShipment(order_id=order), operation, **envelope)
+
+
+def limit_changed(buyer: str, *, minor: int = 100, sequence: int = 1, **envelope: Any) -> Raw:
+    limit = Money(amount_minor=minor, currency="EUR")
+    data = LimitChanged(buyer_id=buyer, limit=limit, sequence=sequence, reason="review")
+    given = {"sender": "erp", "source": "/erp", "exchange": "events", **envelope}
+    return deliverable(data.wire_name, data, **given)
+
+
+def command(data: BaseModel, operation: str, **envelope: Any) -> Raw:
+    wire_name = str(getattr(data, "wire_name"))  # noqa: B009 - a class variable that pydantic's base does not declare
+    given = {"sender": "orchestrator", "source": "/orchestrator", "exchange": "commands", **envelope}
+    return deliverable(wire_name, data, operationid=operation, correlationid=operation.split(":")[0], **given)
+
+
+def deliverable(
+    wire_name: str,
+    data: BaseModel | Mapping[str, Any],
+    *,
+    sender: str | None,
+    exchange: str,
+    headers: Mapping[str, Any] | None = None,
+    deliveries: int = 0,
+    **envelope: Any,
+) -> Raw:
+    """What the broker would deliver."""
+    payload = data.model_dump(mode="json") if isinstance(data, BaseModel) else data
+    sealed = Envelope(id=envelope.pop("id", None) or new_id(), type=wire_name, time=datetime.now(UTC), data=payload, **envelope)
+    return Raw(
+        body=sealed.to_bytes(),
+        content_type=STRUCTURED,
+        content_encoding=None,
+        headers=headers or {},
+        message_id=sealed.id,
+        type=wire_name,
+        sender=sender,
+        exchange=exchange,
+        routing_key=wire_name,
+        deliveries=deliveries,
+    )
+
+
+def replayed(raw: Raw, letter: str = "dl_1", count: int = 1) -> Raw:
+    """The same message as the failure desk sends it again."""
+    return replace(
+        raw, exchange=REPLAY_EXCHANGE, sender="deadletters", routing_key=QUEUE, headers={REPLAY_HEADER: f"{letter} {count}"}
+    )
+
+
+async def rows(engine: AsyncEngine, query: str, **values: Any) -> list[Any]:
+    async with engine.connect() as connection:
+        return list((await connection.execute(text(query), values)).all())
