@@ -20,6 +20,7 @@ def note_proof(event: ReplayHandled, letter: DeadLetter, context: Context) -> De
         actor=f"service:{event.queue.partition('.')[0]}",
         detail={"verdict": event.verdict, "replay": event.replay, "revision": event.revision, "queue": event.queue},
     )
-    if event.verdict not in PROOFS:
+    stale = event.replay == 0 and what == "proved-before-failure"
+    if event.verdict not in PROOFS or stale:
         return Decision(after, facts=(entry,))
     return Decision(after, facts=(entry, ReplayEnd(letter.id, event.replay or after.replays, "resolved")))

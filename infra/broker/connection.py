@@ -92,8 +92,7 @@ class KeptConnection:
             else:
                 await self._hold(connection)
                 log.warning("broker-connection-ended", reason=self._last_failure)
-            # No cryptography: the jitter only spreads the processes.
-            jitter = random.random()  # noqa: S311
+            jitter = random.random()
             await asyncio.sleep(self._settings.reconnect_seconds * (1 + jitter))
 
     async def _hold(self, connection: aiormq.Connection) -> None:

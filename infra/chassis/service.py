@@ -150,8 +150,8 @@ class Route:
 Decide = Callable[[M, S, Context], Decision[S]]
 DecideMany = Callable[[M, Mapping[K, S], Context], Decision[Mapping[K, S]]]
 Settle = Callable[[M, S, Context, Sequence[CallResult]], Decision[S]]
-Undo = Callable[[M, S, Context, D | None], Decision[S]]
-UndoMany = Callable[[M, Mapping[K, S], Context, D | None], Decision[Mapping[K, S]]]
+Undo = Callable[[M, S, Context, Any], Decision[S]]
+UndoMany = Callable[[M, Mapping[K, S], Context, Any], Decision[Mapping[K, S]]]
 
 
 def on(
@@ -197,7 +197,7 @@ def listen(model: type[M], decide: Decide[M, S], *, key: Callable[[Envelope], K]
 
 def undo(
     model: type[M],
-    decide: Undo[M, S, D],
+    decide: Undo[M, S],
     *,
     of: type[Command],
     key: Callable[[M], K],
@@ -222,7 +222,7 @@ def undo(
 
 
 def undo_many(
-    model: type[M], decide: UndoMany[M, K, S, D], *, of: type[Command], keys: Callable[[M], Sequence[K]]
+    model: type[M], decide: UndoMany[M, K, S], *, of: type[Command], keys: Callable[[M], Sequence[K]]
 ) -> Route:
     """As `undo`, for a decision that needs several states."""
     return Route(

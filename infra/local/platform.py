@@ -104,7 +104,7 @@ def _environment(home: Home, prepared: PreparedServers, service: str, ports: Map
             "ORCHESTRATOR_TOKEN": operator,
         }
     if service == "fulfillment":
-        values["CARRIER_URLS"] = json.dumps(dict.fromkeys(sample.HTTP_CARRIERS, _url(ports[CARRIER])))
+        values["CARRIER_URLS"] = json.dumps({name: f"{_url(ports[CARRIER])}/{name}" for name in sample.HTTP_CARRIERS})
     return {prefix + name: value for name, value in values.items()}
 
 

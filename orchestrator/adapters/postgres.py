@@ -13,6 +13,7 @@ from orchestrator.catalogue import Catalogue
 from orchestrator.definition import load
 from orchestrator.instance import AT_REST, Instance
 from orchestrator.ports import ActVerdict, HistoryRow
+from orchestrator.source import DefinitionError
 
 F = TypeVar("F")
 log = structlog.get_logger()
@@ -138,12 +139,19 @@ class PostgresProcesses:
                     version=version,
                     remedy="give the changed definition the next version number; the published one stays in use",
                 )
-                self._catalogue.add(load(document, f"{name}/v{version}.yaml (published)"))
+                self._add(name, version, document)
 
     async def _learn(self, connection: AsyncConnection) -> None:
         for name, version, _, document in await connection.execute(_DEFINITIONS):
             if (name, version) not in self._catalogue:
-                self._catalogue.add(load(document, f"{name}/v{version}.yaml (published)"))
+                self._add(name, version, document)
+
+    def _add(self, name: str, version: int, document: str) -> None:
+        try:
+            self._catalogue.add(load(document, f"{name}/v{version}.yaml (published)"))
+        except DefinitionError as error:
+            # A newer replica may have published words that this one has not learnt: its processes are left to it.
+            log.error("definition_not_understood", workflow=name, version=version, findings=str(error)[:2000])
 
 
 async def reconcile(connection: AsyncConnection) -> list[Finding]:

@@ -7,6 +7,8 @@ down_revision = None
 branch_labels = ("orchestrator",)
 depends_on = None
 
+APPEND_ONLY = ("workflow_history", "workflow_definition")
+
 
 def upgrade() -> None:
     # What a version said when it was first used. Only inserted: a process ends on the version that it began on.

@@ -35,14 +35,14 @@ BUYERS, ITEMS = 50, 500
 out = Console(stderr=True)
 
 
-def order(number: int, country: str) -> bytes:
+def order(mark: str, number: int, country: str) -> bytes:
     """An order of three lines, different each time."""
     lines = [
         {"line": str(line + 1), "sku": f"P-{(number * 7 + line * 131) % ITEMS + 1}", "quantity": "1", "unit": "C62"} for line in range(3)
     ]
     return json.dumps(
         {
-            "order_number": f"B-{number}",
+            "order_number": f"{mark}-{number}",
             "revision": 0,
             "buyer": {"id": f"C-{number % BUYERS + 1}", "name": "Nordlicht Handel GmbH"},
             "ship_to": {"name": "Nordlicht Lager", "lines": ["Kaistr. 7"], "city": "Bremen", "postal_code": "28195", "country": country},
@@ -73,7 +73,7 @@ class Load:
                 left -= 1
                 self._next += 1
                 number = self._next
-                answer = await client.post_order(order(number, country), f"{self._mark}-{number}", wait=WAIT_SECONDS)
+                answer = await client.post_order(order(self._mark, number, country), f"{self._mark}-{number}", wait=WAIT_SECONDS)
                 if answer.status != 200 or answer.json()["status"] != "completed":
                     raise RuntimeError(f"order {number}: HTTP {answer.status} {answer.body[:600]!r}")
                 took.append(answer.seconds)
@@ -88,7 +88,7 @@ async def measure(addresses: Mapping[str, Any], home: Any, repeats: int, scale: 
     load = Load(addresses, f"bench-{time.time_ns()}")
     out.print("warming up")
     await load.run(20, WARM_UP)
-    body = order(1, "DE") * 2
+    body = order("floor", 1, "DE") * 2
     floors: list[dict[str, float]] = []
     rates: dict[int, list[float]] = {c: [] for c in CONCURRENCIES}
     latencies: dict[int, list[dict[str, float]]] = {c: [] for c in CONCURRENCIES}
@@ -116,7 +116,7 @@ async def measure(addresses: Mapping[str, Any], home: Any, repeats: int, scale: 
                 # The last confirms are counted a moment after the last order has completed.
                 await asyncio.sleep(1)
                 messages.append((await published_messages(addresses) - sent) / orders)
-        rate, _ = await load.run(max(CONCURRENCIES), int(CONCURRENCIES[200] * scale / 3), country="US")
+        rate, _ = await load.run(max(CONCURRENCIES), int(CONCURRENCIES[200] * scale / 3), country="DE")
         over_http.append(rate)
     return _report(rates, latencies, floors, cpu, messages, over_http)
 

@@ -33,7 +33,7 @@ async def confirmed_publishes_per_second(broker_url: str, body: bytes) -> float:
         began = time.perf_counter()
         await asyncio.gather(*(publish() for _ in range(IN_FLIGHT)))
         rate = PUBLISHES / (time.perf_counter() - began)
-        await queue.delete(if_empty=False)
+        await queue.delete(if_unused=False, if_empty=False)
         return rate
 
 

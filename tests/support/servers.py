@@ -172,7 +172,7 @@ def _evaluate(broker_pid: int, expression: str) -> str:
         'io:format("~tp", [Value]), halt(0).'
     )
     erl, name = f"{environment['ROOTDIR']}/bin/erl", f"test{secrets.token_hex(4)}@localhost"
-    result = subprocess.run(  # noqa: S603 - our own program, with arguments of ours
+    result = subprocess.run(
         [
             *(erl, "-noshell", "-hidden", "-sname", name),
             *("-start_epmd", "false", "-erl_epmd_port", environment["RABBITMQ_DIST_PORT"]),

@@ -308,6 +308,31 @@ async def test_a_published_version_stays_as_it_was_whatever_the_file_says_now(
     assert (sent.due_at - sent.sent_at).total_seconds() == 77
 
 
+async def test_a_process_on_a_version_that_is_not_understood_is_left_to_a_newer_replica(desk: Desk) -> None:
+    started = await desk.hear(message("orders.order-accepted.v1"))
+    async with desk.engine.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO workflow_definition VALUES ('order-fulfillment', 2, 'h', 'workflow: order-fulfillment\nlater: words')"
+            )
+        )
+        await connection.execute(
+            text(
+                "UPDATE workflow_instance SET version = 2, next_timer_at = now(),"
+                " document = CAST(jsonb_set(CAST(document AS jsonb), '{version}', '2') AS json)"
+            )
+        )
+    await ask(desk, "act-1")
+
+    await desk.look_at_rows()
+    await desk.hear(answer_to(started[0]))
+
+    rows = await desk.rows("SELECT state, next_timer_at > now() FROM workflow_instance")
+    assert rows == [("running", True)]
+    assert desk.outcomes[-1] == ("pricing.order-priced.v1", "retrying")
+    assert (await desk.rows("SELECT state FROM operator_act")) == [("refused",)]
+
+
 async def test_a_batch_costs_the_same_number_of_statements_however_large_it_is(desk: Desk) -> None:
     async def statements(count: int) -> int:
         keys = [f"saga-{count}-{number}" for number in range(count)]

@@ -171,6 +171,16 @@ def test_an_expression_that_fails_beyond_the_pivot_freezes_with_an_owner() -> No
     assert not play.undone()
 
 
+def test_an_undo_that_is_refused_twice_is_stuck_once() -> None:
+    play = Play(FULFIL).run(do={"ship": None}, undo={"ship": "refused"})
+    again = "fulfillment.shipment-not-cancellable.v1"
+
+    made = play.feed(Answer(f"{SAGA}:ship", again, SAMPLES[again], "again"))
+
+    assert not made.accepted
+    assert play.kinds.count("stuck") == 1
+
+
 def test_an_undo_whose_mapping_fails_is_stuck_with_its_own_owner() -> None:
     play = Play(with_failing(FULFIL, "reserve-stock", "undo")).run(do={"reserve-credit": "refused"})
 

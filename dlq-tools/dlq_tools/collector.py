@@ -1,0 +1,293 @@
+"""Moves every dead letter from its broker queue into the database, and only then acknowledges it.
+
+    credit.commands.dead ──┐
+    ingress.events.dead ───┤ one channel ──> batch ──> one transaction (failures, history, news for the orchestrator) ──> acknowledge
+    ... ───────────────────┘                     └─ some row's data are at fault: one by one, the culprit without its record
+
+Acknowledging "multiple" settles everything on the channel up to a tag, from all queues: therefore tags are taken strictly in order,
+without a gap. A crash between commit and acknowledgement brings the messages again, and their keys are known then. Nothing is parsed
+but headers, by functions that accept anything (letters.py).
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from sqlalchemy.exc import SQLAlchemyError
+from yarl import URL
+
+from contracts.deadletters.v1 import DeadLetterOpened
+from contracts.message import owner_of
+from contracts.registry import FAILURE_DESK, queues
+from dlq_tools.adapters import postgres
+from dlq_tools.domain import State
+from dlq_tools.letters import Found, Letter, read
+from dlq_tools.metrics import COLLECTED, WAITING
+from dlq_tools.settings import Settings
+from infra.broker import lenient_frames
+from infra.broker.connection import BrokerUnreachable, library_failures
+from infra.broker.topology import DEAD_SUFFIX
+from infra.chassis.database import Trouble, classify
+from infra.chassis.metrics import CONSUMER_UP
+from infra.chassis.process import Runtime
+
+HEARTBEAT_SECONDS: Final = 10
+CONNECT_SECONDS_MAX: Final = 10.0
+CLOSE_SECONDS_MAX: Final = 5.0
+PROBE_SECONDS_MAX: Final = 5.0
+OUTAGE_PAUSE_SECONDS_MAX: Final = 5.0
+MOMENTARY_TRIES_MAX: Final = 3
+
+
+async def collect_dead_letters(runtime: Runtime, settings: Settings) -> None:
+    """Runs until the process stops; survives restarts of broker and database."""
+    lenient_frames.install()
+    collector = Collector(runtime, settings)
+    while not runtime.stopping.is_set():
+        try:
+            await collector.session()
+        except (BrokerUnreachable, TimeoutError) as error:
+            runtime.log.warning("collector_disconnected", reason=str(error)[:300] or "no answer in time")
+        collector.mark(False)
+        # Added at random, so that processes do not come back in step.
+        await _stopped_within(runtime, settings.collector_reconnect_seconds * (1 + random.random()))
+
+
+async def keep_house(runtime: Runtime, settings: Settings) -> None:
+    """Tells Prometheus what waits, and forgets keys of collected messages when no copy can come any more."""
+    next_purge = time.monotonic()
+    while not runtime.stopping.is_set():
+        try:
+            async with runtime.engine.begin() as connection:
+                waiting = await postgres.counts(connection)
+                if time.monotonic() >= next_purge:
+                    await postgres.purge_collected(connection, settings.collected_retention_days)
+                    next_purge = time.monotonic() + settings.purge_interval_seconds
+            for state in (State.OPEN, State.REPLAYING, State.PARKED):
+                WAITING.labels(state.value).set(waiting.get(state.value, 0))
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            runtime.log.warning("dead_letters_not_counted", error=str(error)[:300])
+        await _stopped_within(runtime, settings.measure_interval_seconds)
+
+
+class Collector:
+    """Collects over one connection at a time. Its queues count for the process' readiness."""
+
+    def __init__(self, runtime: Runtime, settings: Settings) -> None:
+        self._runtime = runtime
+        self._settings = settings
+        self._queues = queues()
+        self.mark(False)
+
+    def mark(self, up: bool) -> None:
+        """Says whether every dead queue has a consumer of ours."""
+        for queue in self._queues:
+            self._runtime.consumption.up[queue + DEAD_SUFFIX] = up
+            CONSUMER_UP.labels(FAILURE_DESK, queue + DEAD_SUFFIX).set(up)
+
+    async def session(self) -> None:
+        """Connects and collects until the process stops. Raises BrokerUnreachable or TimeoutError when the connection has ended."""
+        url = URL(self._settings.broker_url.get_secret_value()).update_query(heartbeat=str(HEARTBEAT_SECONDS))
+        async with asyncio.timeout(CONNECT_SECONDS_MAX):
+            with library_failures():
+                connection = await aio_pika.connect(url, client_properties={"connection_name": "deadletters collector"})
+        intake = Intake()
+        try:
+            connection.close_callbacks.add(intake.end)
+            async with asyncio.timeout(CONNECT_SECONDS_MAX):
+                with library_failures():
+                    channel = await self._subscribe(connection, intake)
+            self.mark(True)
+            await self._collect(connection, channel, intake)
+        finally:
+            await _close(connection)
+
+    async def _subscribe(self, connection: AbstractConnection, intake: "Intake") -> AbstractChannel:
+        channel = await connection.channel(publisher_confirms=False)
+        channel.close_callbacks.add(intake.end)
+        await channel.set_qos(prefetch_count=self._settings.collector_prefetch_count)
+        for queue in self._queues:
+            dead = await channel.get_queue(queue + DEAD_SUFFIX, ensure=False)
+            await dead.consume(partial(intake.take, queue))
+        return channel
+
+    async def _collect(self, connection: AbstractConnection, channel: AbstractChannel, intake: "Intake") -> None:
+        next_probe = time.monotonic() + self._settings.watchdog_interval_seconds
+        while not self._runtime.stopping.is_set():
+            batch = intake.next_batch(self._settings.collector_batch_size_max, self._settings.collector_batch_bytes_max)
+            if batch:
+                await self._store([read(found, datetime.now(UTC)) for found, _ in batch])
+                with library_failures():
+                    await channel.channel.basic_ack(batch[-1][1], multiple=True)
+            elif intake.ended:
+                raise BrokerUnreachable(intake.reason)
+            elif time.monotonic() >= next_probe:
+                await self._probe(connection)
+                next_probe = time.monotonic() + self._settings.watchdog_interval_seconds
+            else:
+                await self._stop_or_arrival(intake, next_probe - time.monotonic())
+
+    async def _stop_or_arrival(self, intake: "Intake", seconds: float) -> None:
+        stopping = asyncio.create_task(self._runtime.stopping.wait())
+        arrival = asyncio.create_task(intake.wake.wait())
+        try:
+            await asyncio.wait({stopping, arrival}, timeout=max(seconds, 0.0), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            arrival.cancel()
+
+    async def _probe(self, connection: AbstractConnection) -> None:
+        """Connected is not the same as consuming: the broker may have cancelled a consumer without closing anything."""
+        async with asyncio.timeout(PROBE_SECONDS_MAX):
+            with library_failures():
+                channel = await connection.channel(publisher_confirms=False)
+                for queue in self._queues:
+                    declared = await channel.declare_queue(queue + DEAD_SUFFIX, passive=True)
+                    if not declared.declaration_result.consumer_count:
+                        raise BrokerUnreachable(f"{queue}{DEAD_SUFFIX} has lost its consumer")
+                await channel.close()
+
+    async def _store(self, letters: Sequence[Letter]) -> None:
+        """Commits them, however long the database is away; nothing is acknowledged before."""
+        try:
+            await self._patiently(letters)
+            return
+        except SQLAlchemyError as error:
+            self._runtime.log.error("dead_letters_one_by_one", letters=len(letters), error=str(error)[:500])
+        for letter in letters:
+            try:
+                await self._patiently([letter])
+            except SQLAlchemyError as error:
+                await self._patiently([_bare(letter, error)])
+
+    async def _patiently(self, letters: Sequence[Letter]) -> None:
+        """Raises SQLAlchemyError only when the data are at fault."""
+        pause, momentary = 0.1, 0
+        while True:
+            try:
+                await self._transaction(letters)
+                return
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                trouble = classify(error)
+                if trouble is None or trouble is Trouble.DATA:
+                    raise
+                momentary += trouble is Trouble.MOMENTARY
+                if trouble is Trouble.MOMENTARY and momentary <= MOMENTARY_TRIES_MAX:
+                    continue
+                self._runtime.log.warning("collector_waits_for_database", error=str(error)[:300])
+                if await _stopped_within(self._runtime, pause):
+                    raise BrokerUnreachable("stopped during an outage; what was not stored stays in its queue") from error
+                pause = min(pause * 2, OUTAGE_PAUSE_SECONDS_MAX)
+
+    async def _transaction(self, letters: Sequence[Letter]) -> None:
+        async with self._runtime.unit() as unit:
+            for letter, _ in await postgres.collect(unit.connection, letters):
+                if _is_news(letter):
+                    unit.send(
+                        DeadLetterOpened(
+                            dead_letter_id=letter.id,
+                            queue=letter.queue,
+                            type=letter.type,
+                            operation_id=letter.operation_id and letter.operation_id[:200],
+                            error_class=letter.error_class,
+                            error=letter.error,
+                        ),
+                        correlation_id=letter.correlation_id,
+                        partner_id=letter.partner_id,
+                    )
+        for letter in letters:
+            COLLECTED.labels(letter.queue, letter.kind).inc()
+
+
+class Intake:
+    """Deliveries of one channel by their tags, given out in the order of tags without gaps. Bounded by the prefetch counts."""
+
+    def __init__(self) -> None:
+        self._deliveries: dict[int, Found] = {}
+        self._next_tag = 1
+        self.wake = asyncio.Event()
+        self.ended = False
+        self.reason = "the connection was closed"
+
+    async def take(self, queue: str, message: AbstractIncomingMessage) -> None:
+        """A message from the dead queue of `queue`."""
+        self._deliveries[message.delivery_tag or 0] = _found(queue, message)
+        self.wake.set()
+
+    def end(self, _: Any = None, error: BaseException | None = None) -> None:
+        """The channel or its connection has gone, and its tags with it."""
+        self.ended = True
+        self.reason = str(error) or type(error).__name__ if error is not None else self.reason
+        self.wake.set()
+
+    def next_batch(self, size_max: int, bytes_max: int) -> list[tuple[Found, int]]:
+        """At least one, where there is one, and its tag; at most `bytes_max` together unless a single one is larger."""
+        batch: list[tuple[Found, int]] = []
+        size = 0
+        self.wake.clear()
+        while len(batch) < size_max and (found := self._deliveries.get(self._next_tag)) is not None:
+            size += len(found.body)
+            if batch and size > bytes_max:
+                break
+            batch.append((found, self._next_tag))
+            del self._deliveries[self._next_tag]
+            self._next_tag += 1
+        if self.ended:
+            self.wake.set()
+        return batch
+
+
+def _found(queue: str, message: AbstractIncomingMessage) -> Found:
+    return Found(
+        queue=queue,
+        body=message.body,
+        headers=message.headers or {},
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+        message_id=message.message_id,
+        type=message.type,
+        correlation_id=message.correlation_id if isinstance(message.correlation_id, str) else None,
+        sender=message.user_id,
+        exchange=message.exchange or "",
+        routing_key=message.routing_key or "",
+    )
+
+
+def _is_news(letter: Letter) -> bool:
+    """Whether its process is told. Letters about the desk's own news are not news, or one bad one would breed others for ever."""
+    return bool(letter.correlation_id) and letter.correlation_id.isprintable() and owner_of(letter.type) != FAILURE_DESK
+
+
+def _bare(letter: Letter, error: Exception) -> Letter:
+    """The bytes and where they were, without a record that no row can take."""
+    return replace(
+        letter, type="", message_id="", source=None, correlation_id="", operation_id=None, subject="", partner_id=None,
+        identity=(), error_class="UnstorableFailure", error=f"its record could not be stored: {type(error).__name__}", trace="",
+        service_version="", original='{"headers": {}, "headers_cut": "its record could not be stored"}',
+    )  # fmt: skip
+
+
+async def _close(connection: AbstractConnection) -> None:
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS_MAX):
+            with library_failures():
+                await connection.close()
+    except (BrokerUnreachable, TimeoutError):
+        return
+
+
+async def _stopped_within(runtime: Runtime, seconds: float) -> bool:
+    """Waits so long, or until the process stops; says whether it stops."""
+    try:
+        async with asyncio.timeout(seconds):
+            await runtime.stopping.wait()
+    except TimeoutError:
+        return False
+    return True

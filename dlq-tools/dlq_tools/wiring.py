@@ -1,0 +1,30 @@
+"""The complete answer to "what does the failure desk react to"."""
+
+from contracts.deadletters.v1 import ReplayHandled
+from dlq_tools.adapters.postgres import PostgresDeadLetters, reconcile
+from dlq_tools.api import routes
+from dlq_tools.collector import collect_dead_letters, keep_house
+from dlq_tools.handlers import letter_of, note_proof
+from dlq_tools.settings import Settings
+from infra.chassis.service import Consumer, Service, on
+
+SETTINGS = Settings
+
+
+def build(settings: Settings) -> Service:
+    return Service(
+        name="deadletters",
+        consumers=(
+            Consumer(
+                queue="deadletters.events",
+                repository=PostgresDeadLetters(),
+                routes=(on(ReplayHandled, note_proof, key=letter_of),),
+            ),
+        ),
+        http=lambda runtime: routes(runtime, settings),
+        background=(
+            lambda runtime: collect_dead_letters(runtime, settings),
+            lambda runtime: keep_house(runtime, settings),
+        ),
+        reconcile=reconcile,
+    )

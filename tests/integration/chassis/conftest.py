@@ -1,0 +1,64 @@
+"""A database with the ledger's tables for each test, copied from a template that is made once."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+
+import asyncpg
+import pytest
+from yarl import URL
+
+from infra.chassis import loop
+from infra.chassis.schema import upgrade
+from tests.support.ledger_bench import Bench, connect
+from tests.support.ledger_service import create_tables
+from tests.support.servers import TestServers
+
+
+@pytest.fixture(scope="session")
+def ledger_template(servers: TestServers) -> Iterator[str]:
+    name = f"ledger_{secrets.token_hex(6)}"
+    asyncio.run(_create(servers.database_admin_url, name))
+    yield name
+    asyncio.run(_execute(servers.database_admin_url, f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@pytest.fixture
+async def ledger_url(servers: TestServers, ledger_template: str) -> AsyncIterator[str]:
+    """The administrator's URL of a fresh ledger."""
+    name = f"test_{secrets.token_hex(6)}"
+    await _execute(servers.database_admin_url, f'CREATE DATABASE "{name}" TEMPLATE "{ledger_template}"')
+    yield str(URL(servers.database_admin_url).with_path(f"/{name}"))
+    await _execute(servers.database_admin_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def bench(ledger_url: str) -> AsyncIterator[Bench]:
+    engine = connect(ledger_url)
+    yield Bench(engine)
+    await engine.dispose()
+
+
+@pytest.fixture
+def prompt_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every turn looks for due rows, so that a test need not wait for the clock."""
+    monkeypatch.setattr(loop, "RETRY_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SETTLE_POLL_SECONDS", 0.0)
+
+
+async def _create(admin_url: str, name: str) -> None:
+    await _execute(admin_url, f'CREATE DATABASE "{name}"')
+    url = str(URL(admin_url).with_path(f"/{name}"))
+    await upgrade(url, "credit", "tests.support")
+    engine = connect(url)
+    async with engine.begin() as connection:
+        await create_tables(connection)
+    await engine.dispose()
+
+
+async def _execute(admin_url: str, statement: str) -> None:
+    connection = await asyncpg.connect(admin_url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
