@@ -52,14 +52,18 @@ class Done:
         return len(self.letters) + len(self.refused)
 
 
-async def discard(connection: AsyncConnection, selection: Selection, author: Author, settings: Settings, *, dry_run: bool) -> Done:
+async def discard(
+    connection: AsyncConnection, selection: Selection, author: Author, settings: Settings, *, dry_run: bool
+) -> Done:
     """Gives dead letters up. What is being replayed, resolved or discarded already is refused."""
     now, found, unknown = await _freeze(connection, selection, settings)
     patience = timedelta(seconds=settings.replay_patience_seconds)
     kept, refused = _sort((letter, letter.discard(now=now, patience=patience)) for letter in found)
     if kept and not dry_run:
         await postgres.update_lives(connection, kept)
-        await postgres.insert_history(connection, [HistoryEntry(one.id, now, "discarded", author.actor, author.reason) for one in kept])
+        await postgres.insert_history(
+            connection, [HistoryEntry(one.id, now, "discarded", author.actor, author.reason) for one in kept]
+        )
     return Done(tuple(kept), tuple(refused), unknown)
 
 
@@ -72,7 +76,9 @@ async def replay(
     kept, refused = _sort((letter, letter.replay(now=now, patience=patience)) for letter in found)
     size = await postgres.bytes_of(connection, [letter.id for letter in kept])
     if size > settings.replay_bytes_max and len(kept) > 1:
-        raise TooMany(f"their bodies have {size} bytes together, {settings.replay_bytes_max} are allowed at a time; add --limit with a smaller number")
+        raise TooMany(
+            f"their bodies have {size} bytes together, {settings.replay_bytes_max} are allowed at a time; add --limit with a smaller number"
+        )
     if not kept:
         return Done((), tuple(refused), unknown), []
     # Their new replay counts go into the messages.
@@ -94,7 +100,15 @@ async def replay(
     campaign = "c_" + new_id().replace("-", "")
     await postgres.insert_campaign(connection, campaign, author.actor, author.reason, kept)
     history = [
-        HistoryEntry(one.id, now, "replayed", author.actor, author.reason, {"campaign": campaign, "replay": one.replays}) for one in kept
+        HistoryEntry(
+            one.id,
+            now,
+            "replayed",
+            author.actor,
+            author.reason,
+            {"campaign": campaign, "replay": one.replays},
+        )
+        for one in kept
     ]
     await postgres.insert_history(connection, history)
     return Done(tuple(kept), tuple(refused), unknown, campaign), rows
@@ -106,15 +120,21 @@ async def _freeze(
     most = min(selection.limit or settings.replay_items_max, settings.replay_items_max)
     found = await postgres.lock_matching(connection, selection.filters, most if selection.limit else most + 1)
     if len(found) > settings.replay_items_max:
-        raise TooMany(f"more than {settings.replay_items_max} dead letters match; take them in parts: add --limit {settings.replay_items_max}")
+        raise TooMany(
+            f"more than {settings.replay_items_max} dead letters match; take them in parts: add --limit {settings.replay_items_max}"
+        )
     known = {letter.id for letter in found}
     wanted: Sequence[str] = selection.filters.ids or ()
-    unknown = tuple(one for one in dict.fromkeys(wanted) if one not in known) if selection.limit is None else ()
+    unknown = (
+        tuple(one for one in dict.fromkeys(wanted) if one not in known) if selection.limit is None else ()
+    )
     now: datetime = (await connection.execute(_NOW)).scalar_one()
     return now, found, unknown
 
 
-def _sort(judged: Iterable[tuple[DeadLetter, DeadLetter | Refused]]) -> tuple[list[DeadLetter], list[tuple[str, str]]]:
+def _sort(
+    judged: Iterable[tuple[DeadLetter, DeadLetter | Refused]],
+) -> tuple[list[DeadLetter], list[tuple[str, str]]]:
     kept: list[DeadLetter] = []
     refused: list[tuple[str, str]] = []
     for letter, outcome in judged:

@@ -80,7 +80,9 @@ class DeadLetter:
     def replay(self, *, now: datetime, patience: timedelta) -> "DeadLetter | Refused":
         """Sent again: from `open`, or from `replaying` when the last replay has been without a result for `patience`."""
         if self.state is State.REPLAYING and not self._waits_too_long(now, patience):
-            return Refused(f"it is being replayed; without a result it may be replayed again {patience.total_seconds():.0f} s after the last time")
+            return Refused(
+                f"it is being replayed; without a result it may be replayed again {patience.total_seconds():.0f} s after the last time"
+            )
         if self.state not in (State.OPEN, State.REPLAYING):
             return Refused(f"it is {self.state}; only an open dead letter can be replayed")
         return replace(self, state=State.REPLAYING, replays=self.replays + 1, replayed_at=now)

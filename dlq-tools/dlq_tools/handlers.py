@@ -18,7 +18,12 @@ def note_proof(event: ReplayHandled, letter: DeadLetter, context: Context) -> De
         at=at,
         what=what,
         actor=f"service:{event.queue.partition('.')[0]}",
-        detail={"verdict": event.verdict, "replay": event.replay, "revision": event.revision, "queue": event.queue},
+        detail={
+            "verdict": event.verdict,
+            "replay": event.replay,
+            "revision": event.revision,
+            "queue": event.queue,
+        },
     )
     stale = event.replay == 0 and what == "proved-before-failure"
     if event.verdict not in PROOFS or stale:

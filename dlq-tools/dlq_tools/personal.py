@@ -40,7 +40,10 @@ def mask_body(body: bytes) -> bytes:
 
 def _mask(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _hidden(found) if name in personal_fields() else _mask(found) for name, found in value.items()}
+        return {
+            name: _hidden(found) if name in personal_fields() else _mask(found)
+            for name, found in value.items()
+        }
     if isinstance(value, list):
         return [_mask(item) for item in value]
     return value
@@ -57,7 +60,17 @@ def _hidden(value: Any) -> Any:
 def _personal_text() -> re.Pattern[bytes]:
     names = b"|".join(re.escape(name.encode()) for name in sorted(personal_fields()))
     text = rb'"(?:[^"\\\n]|\\.){0,2000}"?'
-    return re.compile(rb'("(?:' + names + rb')"\s{0,20}:\s{0,20})(\[\s{0,20}' + text + rb"(?:\s{0,20},\s{0,20}" + text + rb")*|" + text + rb")")
+    return re.compile(
+        rb'("(?:'
+        + names
+        + rb')"\s{0,20}:\s{0,20})(\[\s{0,20}'
+        + text
+        + rb"(?:\s{0,20},\s{0,20}"
+        + text
+        + rb")*|"
+        + text
+        + rb")"
+    )
 
 
 def _mask_text(body: bytes) -> bytes:
@@ -75,7 +88,9 @@ def _marked(schema: Mapping[str, Any]) -> Iterator[str]:
 
 def _is_personal(described: Mapping[str, Any]) -> bool:
     nested = (described.get("items"), *described.get("prefixItems", ()), *described.get("anyOf", ()))
-    return bool(described.get(MARK)) or any(isinstance(part, Mapping) and _is_personal(part) for part in nested)
+    return bool(described.get(MARK)) or any(
+        isinstance(part, Mapping) and _is_personal(part) for part in nested
+    )
 
 
 def _parts(schema: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

@@ -21,7 +21,12 @@ Decoder = Callable[[bytes], tuple[int, Any]]
 
 def install() -> None:
     """Replaces pamqp's readers of text, times and tables for this process. Repeating it changes nothing."""
-    for name, replacement in (("shortstr", short_text), ("timestamp", moment), ("table", table), ("array", array)):
+    for name, replacement in (
+        ("shortstr", short_text),
+        ("timestamp", moment),
+        ("table", table),
+        ("array", array),
+    ):
         decode.METHODS[name] = replacement
     for code, replacement in ((b"T", moment), (b"F", table), (b"A", array)):
         decode.TABLE_MAPPING[code] = replacement

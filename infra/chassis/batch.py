@@ -28,7 +28,7 @@ from contracts.message import Event, unversioned
 from contracts.registry import COMMANDERS, REGISTRY, upcast
 from infra.chassis import calls, inbox, operation_rows, outbox, retries
 from infra.chassis.dead_letters import Kind, clean, dead_letter, describe_failure
-from infra.chassis.decoding import Decoded, Raw, Replay, dead_letter_id, identity_of, read, replay_of, resolve
+from infra.chassis.decoding import Decoded, Raw, Replay, dead_letter_id, identity_of, read, replay_of, resolve, sender_of
 from infra.chassis.errors import Failure, Permanent, Transient, UnknownVersion
 from infra.chassis.inbox import MessageKey
 from infra.chassis.operations import Operation, StoredAnswer, Verdict, finish, judge, outcome_of, start
@@ -92,6 +92,8 @@ class _Work:
     known_calls: Mapping[str, list[calls.CallRow]] = field(default_factory=dict)
     new_calls: list[calls.NewCall] = field(default_factory=list)
     rows: list[OutboxRow] = field(default_factory=list)
+    admitted: set[MessageKey] = field(default_factory=set)
+    decided: set[MessageKey] = field(default_factory=set)
     marks: dict[MessageKey, str] = field(default_factory=dict)
     retries: list[Retry] = field(default_factory=list)
     retried: list[MessageKey] = field(default_factory=list)
@@ -171,11 +173,12 @@ class Batch:
                     work.marks[key] = "handled"
                     admitted.append(arrival)
             elif arrival.replay is not None and key not in new:
-                if self._admit_replay(arrival, known.get(key), work):
-                    known = {**known, key: "handled"}
+                if key in work.admitted or self._admit_replay(arrival, known.get(key), work):
+                    work.admitted.add(key)
                     admitted.append(arrival)
             elif key in new:
                 new.discard(key)
+                work.admitted.add(key)
                 admitted.append(arrival)
             else:
                 work.outcomes.append((self._name(arrival), "duplicate"))
@@ -268,6 +271,13 @@ class Batch:
         route, envelope = decoded.route, decoded.envelope
         timing = Timing(arrival.received_at, work.started_at)
         if route.direction == "event":
+            key = (envelope.source, envelope.id)
+            if key in work.decided:
+                # Folded into an equal one of this batch. Where that one failed, its retry or dead letter speaks for both.
+                if work.marks.get(key, "handled") == "handled":
+                    self._report(decoded, Verdict.ANSWER_AGAIN, work)
+                return "duplicate"
+            work.decided.add(key)
             decision = route.decide(decoded.message, work.states, self._context(decoded, work), None)
             if decision.answer is not None or decision.calls:
                 raise Permanent(f"the decision of {route.wire_name} gave an answer or calls; an event can have neither")
@@ -554,7 +564,7 @@ class Batch:
             new_id=new_id,
             random=random.random,
             calls=tuple(row.result for row in known),
-            sender=decoded.raw.sender,
+            sender=sender_of(decoded.raw),
         )
 
     def _name(self, arrival: Arrival) -> str:

@@ -18,6 +18,7 @@ from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
 
+from infra.broker import lenient_frames
 from infra.chassis.decoding import Raw
 from infra.chassis.loop import Delivery
 from infra.chassis.metrics import CONSUMER_RESTARTS, CONSUMER_UP
@@ -62,6 +63,7 @@ class Consumption:
         on_lost: Callable[[], None],
         on_back: Callable[[], None],
     ) -> None:
+        lenient_frames.install()
         self._service = service
         self._url = url
         self._offers = offers

@@ -18,6 +18,7 @@ from infra.chassis.service import Direction, Route
 
 REPLAY_EXCHANGE: Final = "replay"
 REPLAY_HEADER: Final = "x-replay"
+ORIGINAL_SENDER_HEADER: Final = "x-original-sender"
 REPLAY_MARKER: Final = re.compile(r"([!-~]{1,255}) ([0-9]{1,9})")
 OPERATION_ID_LENGTH_MAX: Final = 200
 PROBLEMS_MAX: Final = 20
@@ -126,6 +127,14 @@ def resolve(raw: Raw, envelope: Envelope, routes: Mapping[str, Route]) -> Decode
     except ValidationError as error:
         raise Permanent(f"{name} is not valid: {describe(error)}") from None
     return Decoded(raw=raw, envelope=envelope, message=message, route=route, replay=replay_of(raw))
+
+
+def sender_of(raw: Raw) -> str | None:
+    """Who published the message first: a replay comes from the failure desk, which says for whom. Nobody else is believed that."""
+    original = raw.headers.get(ORIGINAL_SENDER_HEADER)
+    if raw.exchange == REPLAY_EXCHANGE and raw.sender == FAILURE_DESK and isinstance(original, str):
+        return original
+    return raw.sender
 
 
 def describe(error: ValidationError) -> str:

@@ -24,7 +24,6 @@ S = TypeVar("S")
 M = TypeVar("M", bound=Message)
 C = TypeVar("C", bound=Command)
 E = TypeVar("E", bound=Message)
-D = TypeVar("D", bound=Event)
 K_contra = TypeVar("K_contra", contravariant=True)
 P = TypeVar("P")
 

@@ -38,6 +38,7 @@ def database_url_of(service: str) -> str:
 def read(names: Iterable[str]) -> dict[str, str]:
     """The value of each variable, from the environment or else from its file. Raises SettingsError for all that is missing."""
     found: dict[str, str] = {}
+    missing: list[str] = []
     problems: list[str] = []
     for name in names:
         try:
@@ -45,7 +46,9 @@ def read(names: Iterable[str]) -> dict[str, str]:
         except OSError as error:
             problems.append(f"{name}_FILE names {error.filename}, which cannot be read ({error.strerror})")
         except LookupError:
-            problems.append(f"neither {name} nor {name}_FILE is set, or it is empty")
+            missing.append(name)
+    if missing:
+        problems.insert(0, f"not set, or empty, both as a variable and as the file that ..._FILE names: {', '.join(missing)}")
     _refuse(problems)
     return found
 

@@ -18,14 +18,12 @@ from infra.broker import topology
 from infra.chassis.schema import upgrade
 from infra.local import sample
 from infra.local.home import Home, TakenPort
-from infra.local.layout import HOSTED, PACKAGES, SEPARATE
+from infra.local.layout import HOSTED, PACKAGES, SEPARATE, append_only
 from infra.local.process import ProcessSpec, answers_at
 from infra.local.servers import PreparedServers, prepare_servers
 from infra.local.supervisor import Supervisor
 
 CARRIER: Final = "carrier"
-# What an operator's tool would be pointed at something else with must not leak from the shell into the services.
-ENV_WITHOUT: Final = ("TUTTI_",)
 PARTNERS: Final = {"acme": ("erp",), "globex": ()}
 
 
@@ -35,7 +33,6 @@ class Options:
 
     separate: bool = False
     empty: bool = False
-    env: Mapping[str, str] | None = None
 
 
 async def bring_up(home: Home, supervisor: Supervisor, options: Options) -> None:
@@ -63,7 +60,8 @@ async def _install(home: Home, prepared: PreparedServers) -> None:
         topology.apply, prepared.broker.management_url or "", document, administrator=parts.username
     )
     for service, package in PACKAGES.items():
-        await upgrade(prepared.database.url, service, package, password=home.secret(f"database {service}"))
+        password = home.secret(f"database {service}")
+        await upgrade(prepared.database.url, service, package, password=password, append_only=append_only(service))
 
 
 def _vhost(broker_url: str) -> str:
@@ -114,7 +112,8 @@ def _processes(
     servers = tuple(spec.name for spec in prepared.processes)
     specs = [_carrier(ports[CARRIER])]
     for name, services in (SEPARATE if options.separate else HOSTED).items():
-        env: dict[str, str] = dict(options.env or {})
+        # On top of the shell's environment: `TUTTI_CREDIT__BATCH_SIZE_MAX=50 tutti up` is how a setting is changed.
+        env: dict[str, str] = {}
         for service in services:
             env |= _environment(home, prepared, service, ports)
         specs.append(
@@ -123,7 +122,6 @@ def _processes(
                 argv=(sys.executable, "-m", "infra.local.host", *services),
                 ready=_all_ready([f"{_url(ports[service])}/health/ready" for service in services]),
                 env=env,
-                env_without=ENV_WITHOUT,
                 depends_on=(*servers, CARRIER),
                 roles=services,
                 ports={service: ports[service] for service in services},
@@ -148,7 +146,6 @@ def _carrier(port: int) -> ProcessSpec:
         name=CARRIER,
         argv=(sys.executable, "-m", "infra.simulators.carrier", "--port", str(port)),
         ready=answers_at(f"http://127.0.0.1:{port}/health/live"),
-        env_without=ENV_WITHOUT,
         ports={CARRIER: port},
     )
 

@@ -1,13 +1,14 @@
 """Accepting orders many at a time: requests that arrive while a transaction is under way share the next one.
 
-    request ──> gathering batch ──(turn)──> one transaction: keys, orders, answers, outbox ──> every request its own outcome
+    request ──> gathering batch ──(turn)──> one transaction: keys, orders, answers, outbox ──> an outcome each
                                                    │ fails
                                                    ▼
                                             each request alone, in a transaction of its own
 
-One commit per request would be what limits the machine. With one client a batch is one request and nothing waits. A batch that
-fails has changed nothing, so each of its requests tries alone; a key that is being handled elsewhere then delays nobody but its
-own request. An outcome exists only after the commit, and a request that is told nothing can be repeated with its key.
+One commit per request would be what limits the machine. With one client a batch is one request and nothing waits. A
+batch that fails has changed nothing, so each of its requests tries alone; a key that is being handled elsewhere then
+delays nobody but its own request. An outcome exists only after the commit, and a request that is told nothing can be
+repeated with its key.
 """
 
 import asyncio
@@ -48,7 +49,7 @@ class Acceptance:
         self._waiting = 0
 
     async def accept(self, application: Application) -> Outcome:
-        """What becomes of the request, once it is durable. Raises Overloaded, or Unavailable when the database is away."""
+        """What becomes of the request, once durable. Raises Overloaded, or Unavailable when the database is away."""
         if self._waiting >= self._settings.acceptance_queue_size_max:
             raise Overloaded(f"{self._waiting} requests are waiting")
         self._waiting += 1

@@ -13,7 +13,8 @@ Status = Literal[
 End = Literal["completed", "refused", "cancelled", "failed"]
 STATUSES: Final[frozenset[str]] = frozenset(get_args(Status))
 FINISHED: Final[frozenset[str]] = frozenset(get_args(End))
-# Forward is from work to unwinding to an end. Within a phase an order may come and go: waiting for a person, running again.
+# Forward is from work to unwinding to an end. Within a phase an order may come and go: waiting for a person, running
+# again.
 _PHASES: Final = {
     "running": 0,
     "waiting": 0,
@@ -71,7 +72,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One accepted order. Its end comes from the orchestrator's event only, which brings total, reasons and shipments."""
+    """An accepted order. Its end comes from the orchestrator's event only, which brings total, reasons, shipments."""
 
     order_id: str
     name: NaturalKey
@@ -146,9 +147,7 @@ class Submission:
 
 def accepted(order_id: str, correlation_id: str, name: NaturalKey, at: datetime, expected: timedelta) -> Order:
     """A new order, whichever way it came."""
-    return Order(
-        order_id=order_id, name=name, correlation_id=correlation_id, accepted_at=at, expected_by=at + expected
-    )
+    return Order(order_id=order_id, name=name, correlation_id=correlation_id, accepted_at=at, expected_by=at + expected)
 
 
 def _stage(steps: Sequence[Step]) -> str | None:

@@ -1,8 +1,8 @@
 """Requests that wait for an order's end (`Prefer: wait`), told by whoever hears of it.
 
-The consumer of `ingress.events` announces an end a moment before its transaction commits. What a partner is told is then read from
-the database: so it is committed, and a GET right after it cannot say less. Ends that another replica heard are found by asking for
-all waiting orders at once, every `finish_poll_seconds`.
+The consumer of `ingress.events` announces an end a moment before its transaction commits. What a partner is told is
+then read from the database: so it is committed, and a GET right after it cannot say less. Ends that another replica
+heard are found by asking for all waiting orders at once, every `finish_poll_seconds`.
 """
 
 import asyncio
@@ -84,7 +84,8 @@ class Finishes:
             self._news.clear()
             await self._news.wait()
         if self._announced:
-            # A commit by another task of this process cannot be awaited from here; the delay doubles while it is not seen.
+            # A commit by another task of this process cannot be awaited from here; the delay doubles while it is not
+            # seen.
             await asyncio.sleep(delay)
             return
         self._news.clear()

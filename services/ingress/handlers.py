@@ -1,4 +1,4 @@
-"""What ingress does with what it hears: an order's end is written down, an order sent over the broker is accepted like any other."""
+"""What ingress does with what it hears: it writes down how orders end, and accepts those sent over the broker."""
 
 from collections.abc import Callable
 from datetime import timedelta

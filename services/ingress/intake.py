@@ -1,7 +1,7 @@
-"""The strict reading of an order, the same for HTTP and for the broker: unknown fields, floats and hidden characters are refused.
+"""The strict reading of an order, for HTTP and broker alike: no unknown fields, no floats, no hidden characters.
 
-The contract's OrderBody is tolerant, as a receiver of our own events must be. What comes from outside is read by the subclass
-here; its instances are OrderBody's, so that nothing is validated twice on the way into OrderAccepted.
+The contract's OrderBody is tolerant, as a receiver of our own events must be. What comes from outside is read by the
+subclass here; its instances are OrderBody's, so that nothing is validated twice on the way into OrderAccepted.
 """
 
 import re
@@ -20,12 +20,10 @@ from services.ingress.domain import NaturalKey, Order
 ERRORS_MAX: Final = 50
 _ERRORS_LISTED_MAX: Final = 1000
 _POINTER_LENGTH_MAX: Final = 200
-# Controls (C0, DEL, C1), line and paragraph separators, marks and overrides of writing direction, the byte order mark: invisible
-# in a document, and able to make it read as something else than what it says (Unicode TR 36).
-_HIDDEN: Final = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
-_QUANTITY: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,3})?")
+# Controls (C0, DEL, C1), line and paragraph separators, marks and overrides of writing direction, the byte order
+# mark: invisible in a document, and able to make it read as something else than what it says (Unicode TR 36).
+_HIDDEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_QUANTITY: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,3})?")
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -55,7 +53,7 @@ def _visible(value: str) -> str:
 
 def _plain_decimal(value: Any) -> Any:
     if isinstance(value, str) and not _QUANTITY.fullmatch(value):
-        raise ValueError('must be a decimal such as "2.5": up to 12 digits, then up to 3 decimals')
+        raise ValueError('must be a decimal such as "2.5": up to 9 digits, then up to 3 decimals')
     return value
 
 
@@ -66,7 +64,8 @@ def _plain_date(value: Any) -> Any:
 
 
 def _array(most: int) -> BeforeValidator:
-    # Checked before the items are: pydantic takes a mapping for a sequence of its keys, and reads every item of a too long array.
+    # Checked before the items are: pydantic takes a mapping for a sequence of its keys, and reads every item of a too
+    # long array.
     def check(value: Any) -> Any:
         if not isinstance(value, list):
             raise ValueError("must be a JSON array")
@@ -156,7 +155,7 @@ def _detail(item: ErrorDetails) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """One request for an order to exist: what was asked, under which key, and the answer to be stored if it is accepted."""
+    """A request for an order to exist: what was asked, under which key, and the answer to store if it is accepted."""
 
     order: Order
     input: OrderInput = field(repr=False)
@@ -169,7 +168,7 @@ class Application:
 
 
 def order_accepted(order: Order, given: OrderInput) -> OrderAccepted:
-    """The event of an accepted order. Its fields were validated when the input was read, and are not validated again."""
+    """The event of an accepted order. Its fields were validated when the input was read, and are not again."""
     fields = {name: getattr(given, name) for name in OrderBody.model_fields}
     return OrderAccepted.model_construct(
         order_id=order.order_id, partner_id=order.partner_id, accepted_at=order.accepted_at, **fields

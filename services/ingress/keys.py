@@ -39,7 +39,7 @@ class Account:
     revoked_at: datetime | None = None
 
     def opens_with(self, key: ApiKey, pepper: bytes, now: datetime) -> bool:
-        """Whether this is the key, neither revoked nor expired. The comparison takes the same time wherever they differ."""
+        """Whether this is the key, neither revoked nor expired. Compared in constant time."""
         same = hmac.compare_digest(self.secret_hash, key.hashed(pepper))
         alive = self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
         return same and alive

@@ -86,6 +86,10 @@ class Replica:
         # `run` decides by the clock when to turn; a test decides itself, so that each step is one transaction.
         await self.loop._turn([self.delivery(raw) for raw in raws])
 
+    def hold_retries(self, held: bool = True) -> None:
+        """Leaves due retries where they are, for a test that looks at them between two turns."""
+        self.loop._next_retry_poll = float("inf") if held else 0.0
+
     async def call(self) -> int:
         """Makes every call that is due, and returns how many there were."""
         leased = await self.caller._lease(100)

@@ -222,7 +222,7 @@ def test_no_secret_stands_in_the_compose_file():
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_container_mounts_exactly_the_secrets_that_it_reads(name: str):
-    mounted = [secret for secret in SERVICES[name].get("secrets", [])]
+    mounted = list(SERVICES[name].get("secrets", []))
     read = {value.removeprefix("/run/secrets/") for value in environment_of(name).values() if value.startswith("/run/secrets/")}
     assert {secret for secret in mounted if isinstance(secret, str)} == read
     assert len(mounted) == len(read) + (name == "broker")

@@ -27,7 +27,9 @@ _INSERT_MISSING = text("""
     SELECT id FROM unnest(CAST(:ids AS text[])) AS wanted (id) ORDER BY id
     ON CONFLICT DO NOTHING
 """)
-_LOCK = text(f"SELECT {LIFE_COLUMNS} FROM dead_letter WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR UPDATE")  # noqa: S608 - a constant
+_LOCK = text(
+    f"SELECT {LIFE_COLUMNS} FROM dead_letter WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR UPDATE"
+)  # noqa: S608 - a constant
 _UPDATE_LIVES = text("""
     UPDATE dead_letter AS letter
     SET state = l.state, attempts = l.attempts, replays = l.replays, replayed_at = l.replayed_at, proved_at = l.proved_at
@@ -89,8 +91,12 @@ _ORIGINALS = text("""
     SELECT id, queue, type, correlation_id, operation_id, original, body, replays FROM dead_letter
     WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id
 """)
-_SIZE = text("SELECT coalesce(sum(octet_length(body)), 0) FROM dead_letter WHERE id = ANY(CAST(:ids AS text[]))")
-_COUNTS = text("SELECT state, count(*) FROM dead_letter WHERE state IN ('open', 'replaying', 'parked') GROUP BY state")
+_SIZE = text(
+    "SELECT coalesce(sum(octet_length(body)), 0) FROM dead_letter WHERE id = ANY(CAST(:ids AS text[]))"
+)
+_COUNTS = text(
+    "SELECT state, count(*) FROM dead_letter WHERE state IN ('open', 'replaying', 'parked') GROUP BY state"
+)
 _PURGE_COLLECTED = text("""
     DELETE FROM collected WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM collected WHERE collected_at < now() - make_interval(days => :days) LIMIT :rows FOR UPDATE SKIP LOCKED))
@@ -158,7 +164,9 @@ class PostgresDeadLetters:
         await connection.execute(_INSERT_MISSING, {"ids": ids})
         return {letter.id: letter for letter in await lock(connection, ids)}
 
-    async def save(self, connection: AsyncConnection, changed: Mapping[str, DeadLetter], facts: Sequence[object]) -> None:
+    async def save(
+        self, connection: AsyncConnection, changed: Mapping[str, DeadLetter], facts: Sequence[object]
+    ) -> None:
         if changed:
             await update_lives(connection, [changed[key] for key in sorted(changed)])
         await insert_history(connection, [fact for fact in facts if isinstance(fact, HistoryEntry)])
@@ -261,7 +269,11 @@ async def insert_campaign(
 ) -> None:
     """The frozen set, each item with the number of the replay that it waits for."""
     await connection.execute(_INSERT_CAMPAIGN, {"id": campaign, "actor": actor, "reason": reason})
-    values = {"campaign": campaign, "ids": [letter.id for letter in letters], "replays": [letter.replays for letter in letters]}
+    values = {
+        "campaign": campaign,
+        "ids": [letter.id for letter in letters],
+        "replays": [letter.replays for letter in letters],
+    }
     await connection.execute(_INSERT_ITEMS, values)
 
 
@@ -292,7 +304,9 @@ async def campaign_items(connection: AsyncConnection, campaign: str) -> list[dic
 async def items(connection: AsyncConnection, filters: Filters, limit: int) -> list[dict[str, Any]]:
     """Newest failures first, in the shape of `dlq list`."""
     where, values = filters.where()
-    statement = f"SELECT {ITEM_COLUMNS} FROM dead_letter WHERE {where} ORDER BY last_failed_at DESC, id LIMIT :limit"  # noqa: S608 - fixed parts
+    statement = (
+        f"SELECT {ITEM_COLUMNS} FROM dead_letter WHERE {where} ORDER BY last_failed_at DESC, id LIMIT :limit"  # noqa: S608 - fixed parts
+    )
     rows = await connection.execute(text(statement), {**values, "limit": limit})
     return [dict(row._mapping) for row in rows]
 
@@ -315,7 +329,16 @@ async def item(connection: AsyncConnection, letter: str) -> dict[str, Any] | Non
 async def originals(connection: AsyncConnection, ids: Sequence[str]) -> list[Original]:
     rows = await connection.execute(_ORIGINALS, {"ids": list(ids)})
     return [
-        Original(row.id, row.queue, row.type, row.correlation_id, row.operation_id, json.loads(row.original), row.body, row.replays)
+        Original(
+            row.id,
+            row.queue,
+            row.type,
+            row.correlation_id,
+            row.operation_id,
+            json.loads(row.original),
+            row.body,
+            row.replays,
+        )
         for row in rows
     ]
 
@@ -338,7 +361,8 @@ async def reconcile(connection: AsyncConnection) -> list[Finding]:
     """Replays of which nobody has heard again."""
     rows = await connection.execute(_FORGOTTEN)
     return [
-        Finding("unanswered", row.id, "its replay has had no result for an hour", f"dlq show {row.id}") for row in rows
+        Finding("unanswered", row.id, "its replay has had no result for an hour", f"dlq show {row.id}")
+        for row in rows
     ]
 
 

@@ -5,7 +5,7 @@ Their own locks are against reports of deliveries, which know no operation. The 
 that is routed by what was true a moment ago is routed well enough.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -250,20 +250,25 @@ async def _update_delivered(connection: AsyncConnection, delivered: Mapping[Key,
     )
 
 
-async def reconcile(connection: AsyncConnection) -> AsyncIterator[Finding]:
+async def reconcile(connection: AsyncConnection) -> list[Finding]:
     """Whether anything is on its way twice, and whether somebody still waits for each carrier's answer. Reads only."""
     bound = {"findings_max": FINDINGS_MAX}
-    for order_id, warehouse, count in await connection.execute(_TWICE_ON_THEIR_WAY, bound):
-        yield Finding(
+    doubled = [
+        Finding(
             kind="doubled",
             id=f"{order_id}/{warehouse}",
             detail=f"{count} parcels of this order from this warehouse are on their way",
             command=f"tutti order show {order_id}",
         )
-    for operation_id, order_id, warehouse, carrier in await connection.execute(_FORGOTTEN, bound):
-        yield Finding(
+        for order_id, warehouse, count in await connection.execute(_TWICE_ON_THEIR_WAY, bound)
+    ]
+    forgotten = [
+        Finding(
             kind="unanswered",
             id=f"{operation_id}/{warehouse}",
             detail=f"planned with {carrier}, and nothing waits for its answer",
             command=f"tutti order show {order_id}",
         )
+        for operation_id, order_id, warehouse, carrier in await connection.execute(_FORGOTTEN, bound)
+    ]
+    return [*doubled, *forgotten]

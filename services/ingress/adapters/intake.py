@@ -1,14 +1,15 @@
 """Key, order and stored answer in one statement, for a whole batch of requests.
 
-    asked ──> claimed (keys, sorted) ──> created (orders, sorted)         the outbox rows follow, in the same transaction
+    asked ──> claimed (keys, sorted) ──> created (orders, sorted)         the outbox rows follow, before the commit
                  │ taken                    │ name taken
                  ▼                          ▼
               compare the stored          withdraw the key again,
               fingerprint                 tell the existing order
 
-A key that another transaction is inserting at this moment makes the insert wait for that transaction, at most `patience`: after its
-commit the key is taken, after its rollback it is ours. The stored answers are read in a second statement, because the snapshot of
-the first is older than the wait. Keys come before orders and both are sorted, so that two batches cannot wait for each other.
+A key that another transaction is inserting at this moment makes the insert wait for that transaction, at most
+`patience`: after its commit the key is taken, after its rollback it is ours. The stored answers are read in a second
+statement, because the snapshot of the first is older than the wait. Keys come before orders and both are sorted, so
+that two batches cannot wait for each other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,8 @@ from services.ingress.intake import Application
 
 ROUTE: Final = "POST /v1/orders"
 
-# The sorts make each insert wait until everything below it has been read; so the lock timeout is set before any lock is asked for.
+# The sorts make each insert wait until everything below it has been read; so the lock timeout is set before any lock
+# is asked for.
 _STORE = text("""
     WITH patience AS MATERIALIZED (SELECT set_config('lock_timeout', :patience, true)),
     asked AS MATERIALIZED (
@@ -36,12 +38,14 @@ _STORE = text("""
     ),
     claimed AS (
         INSERT INTO idempotency_key (partner_id, route, key, fingerprint, order_id, correlation_id, answer)
-        SELECT partner_id, :route, key, fingerprint, order_id, correlation_id, answer FROM asked ORDER BY partner_id, key
+        SELECT partner_id, :route, key, fingerprint, order_id, correlation_id, answer
+        FROM asked ORDER BY partner_id, key
         ON CONFLICT DO NOTHING
         RETURNING order_id
     ),
     created AS (
-        INSERT INTO partner_order (order_id, partner_id, correlation_id, order_number, buyer_id, revision, accepted_at, expected_by)
+        INSERT INTO partner_order (
+            order_id, partner_id, correlation_id, order_number, buyer_id, revision, accepted_at, expected_by)
         SELECT order_id, partner_id, correlation_id, order_number, buyer_id, revision, accepted_at, expected_by
         FROM asked JOIN claimed USING (order_id)
         ORDER BY partner_id, order_number, buyer_id, revision
@@ -67,8 +71,9 @@ _WITHDRAW = text("""
 _EXISTING = text("""
     SELECT known.partner_id, known.order_number, known.buyer_id, known.revision, known.order_id, known.correlation_id
     FROM partner_order AS known
-    JOIN unnest(CAST(:partners AS text[]), CAST(:numbers AS text[]), CAST(:buyers AS text[]), CAST(:revisions AS integer[]))
-        AS asked (partner_id, order_number, buyer_id, revision) USING (partner_id, order_number, buyer_id, revision)
+    JOIN unnest(
+        CAST(:partners AS text[]), CAST(:numbers AS text[]), CAST(:buyers AS text[]), CAST(:revisions AS integer[])
+    ) AS asked (partner_id, order_number, buyer_id, revision) USING (partner_id, order_number, buyer_id, revision)
 """)
 
 _PURGE = text("""
@@ -83,8 +88,8 @@ async def store(
 ) -> Sequence[Outcome]:
     """One outcome per application, in their order. One statement where all are new, up to four otherwise.
 
-    Raises the driver's lock timeout when a key or an order is being handled elsewhere for longer than `patience_ms`; the
-    transaction has then to be rolled back.
+    Raises the driver's lock timeout when a key or an order is being handled elsewhere for longer than `patience_ms`;
+    the transaction has then to be rolled back.
     """
     rows = await connection.execute(_STORE, _columns(applications) | {"patience": f"{patience_ms}ms"})
     created = {order_id: bool(is_new) for order_id, is_new in rows}
@@ -113,7 +118,7 @@ async def existing_orders(
 
 
 async def purge_keys(connection: AsyncConnection, *, days: int, rows_max: int) -> int:
-    """Forgets keys older than `days`, at most `rows_max` of them, and says how many. A repetition then meets the order's name."""
+    """Forgets keys older than `days`, at most `rows_max`, and says how many. A repetition then meets the order's name."""
     result = await connection.execute(_PURGE, {"days": days, "rows": rows_max})
     return int(result.rowcount)
 

@@ -43,7 +43,7 @@ class _ProgressDocument(BaseModel):
 
 
 class Orchestrator:
-    """One client for the process. After a failure it pauses, so that readers do not all wait for a timeout again and again."""
+    """One client for the process. After a failure it pauses, so that readers do not all wait for a timeout."""
 
     def __init__(self, url: str, token: str, *, timeout_seconds: float, pause_seconds: float) -> None:
         self._client = httpx2.AsyncClient(
@@ -76,7 +76,7 @@ class Orchestrator:
         return Progress(document.status, document.stage, document.expected_by, steps)
 
     async def cancel(self, correlation_id: str, *, reason: str, actor: str) -> Refused | None:
-        """Asks for the cancellation; None when it was accepted. Raises Unreachable when the orchestrator decides nothing."""
+        """Asks for the cancellation; None when it was accepted. Raises Unreachable when nothing was decided."""
         try:
             answer = await self._client.post(
                 f"/internal/sagas/{quote(correlation_id, safe='')}/cancel", json={"reason": reason, "actor": actor}

@@ -1,4 +1,4 @@
-"""Orders as partners see them, in PostgreSQL: read one by one for HTTP, loaded and saved a batch at a time for the loop."""
+"""Orders as partners see them, in PostgreSQL: read one by one for HTTP, loaded and saved in batches for the loop."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -35,7 +35,8 @@ _REMEMBER = text("""
     SET steps = :steps,
         status = CASE
             WHEN finished_at IS NOT NULL THEN status
-            WHEN status IN ('compensating', 'stuck') AND CAST(:status AS text) NOT IN ('compensating', 'stuck') THEN status
+            WHEN status IN ('compensating', 'stuck')
+                AND CAST(:status AS text) NOT IN ('compensating', 'stuck') THEN status
             ELSE CAST(:status AS text) END,
         stage = CASE WHEN finished_at IS NULL THEN CAST(:stage AS text) ELSE stage END,
         expected_by = CASE WHEN finished_at IS NULL THEN CAST(:expected_by AS timestamptz) ELSE expected_by END
@@ -46,8 +47,8 @@ _LOCK = text("""
 """)
 _UPDATE = text("""
     UPDATE partner_order AS known
-    SET status = changed.status, stage = changed.stage, finished_at = changed.finished_at, total_minor = changed.total_minor,
-        total_currency = changed.total_currency, reasons = changed.reasons, shipments = changed.shipments
+    SET status = changed.status, stage = changed.stage, finished_at = changed.finished_at,
+        total_minor = changed.total_minor, total_currency = changed.total_currency, reasons = changed.reasons, shipments = changed.shipments
     FROM unnest(
         CAST(:order_ids AS text[]), CAST(:statuses AS text[]), CAST(:stages AS text[]), CAST(:moments AS timestamptz[]),
         CAST(:totals AS bigint[]), CAST(:currencies AS text[]), CAST(:reasons AS text[]), CAST(:shipments AS text[])
@@ -58,10 +59,12 @@ _BROKER_USERS = text(
     "SELECT partner_id, broker_users FROM partner WHERE partner_id = ANY(CAST(:partner_ids AS text[]))"
 )
 _CREATE = text("""
-    INSERT INTO partner_order (order_id, partner_id, correlation_id, order_number, buyer_id, revision, accepted_at, expected_by)
+    INSERT INTO partner_order (
+        order_id, partner_id, correlation_id, order_number, buyer_id, revision, accepted_at, expected_by)
     SELECT * FROM unnest(
         CAST(:order_ids AS text[]), CAST(:partners AS text[]), CAST(:correlations AS text[]), CAST(:numbers AS text[]),
-        CAST(:buyers AS text[]), CAST(:revisions AS integer[]), CAST(:moments AS timestamptz[]), CAST(:expected AS timestamptz[])
+        CAST(:buyers AS text[]), CAST(:revisions AS integer[]), CAST(:moments AS timestamptz[]),
+        CAST(:expected AS timestamptz[])
     ) AS new (order_id, partner_id, correlation_id, order_number, buyer_id, revision, accepted_at, expected_by)
     ORDER BY partner_id, order_number, buyer_id, revision
 """)
@@ -138,8 +141,8 @@ class PostgresOrders:
     ) -> None:
         """Raises the driver's unique violation when an order of the same name was created meanwhile over HTTP.
 
-        A name that is free cannot be locked, so the constraint decides. The loop then takes the batch again one by one, and finds
-        the name taken when it loads.
+        A name that is free cannot be locked, so the constraint decides. The loop then takes the batch again one by
+        one, and finds the name taken when it loads.
         """
         ended = [order for order in changed.values() if isinstance(order, Order)]
         if ended:

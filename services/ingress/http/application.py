@@ -1,11 +1,11 @@
 """The partner's side of the port: who asks, how often, and one shape for every error.
 
     request ──> key ──> account ──> quota ──> route ──> answer
-                 │401      │401       │429      │ 404 405 4xx 503        every answer: X-Correlation-Id, RateLimit-Policy, RateLimit
+                 │401      │401       │429      │ 404 405 4xx 503        every answer: X-Correlation-Id, RateLimit…
                                                                           anything unexpected: 500, told once to the log
 
-Plain ASGI and Starlette's routes without FastAPI's argument handling: bodies are read by hand, counted and strictly, and the
-documentation is written (openapi.py), so that the framework would only cost time on the busiest path.
+Plain ASGI and Starlette's routes without FastAPI's argument handling: bodies are read by hand, counted and strictly,
+and the documentation is written (openapi.py), so that the framework would only cost time on the busiest path.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,8 @@ class PartnerApplication:
             await send({"type": "websocket.close", "code": 1000})
             return
         visit = begin(scope, str(uuid7()))
-        # The router raises for 404 and 405 only within an application, and no handler of the one around us shall answer.
+        # The router raises for 404 and 405 only within an application, and no handler of the one around us shall
+        # answer.
         scope.setdefault("app", self)
         scope["starlette.exception_handlers"] = ({}, {})
 

@@ -13,7 +13,8 @@ from contracts.envelope import EnvelopeError, parse_object
 from services.ingress.http.problems import Problem
 from services.ingress.intake import InputError
 
-# A client that is still sending would lose our answer to a reset connection, so what is too much is read on and dropped, up to here.
+# A client that is still sending would lose our answer to a reset connection, so what is too much is read on and
+# dropped, up to here.
 _DRAIN_BYTES_MAX: Final = 16 * 1024 * 1024
 _WHITE_SPACE: Final = b" \t\r\n"
 

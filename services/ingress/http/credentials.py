@@ -75,7 +75,8 @@ class Credentials:
         kept = self._known.get(key_id)
         if kept is not None and time.monotonic() < kept[0]:
             return await asyncio.shield(kept[1])
-        # The future is kept, not its result: when an entry expires under load, one request asks and the others wait for it.
+        # The future is kept, not its result: when an entry expires under load, one request asks and the others wait
+        # for it.
         future = asyncio.ensure_future(self._ask(key_id))
         self._known[key_id] = (time.monotonic() + self._cache_seconds, future)
         self._known.move_to_end(key_id)

@@ -96,7 +96,7 @@ class PartnerFace:
         return router
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """The work beside the requests. When the process stops, waiting requests get the answer they would get at their time-out."""
+        """The work beside the requests. When the process stops, requests that wait are answered as at their time-out."""
         work = [
             asyncio.create_task(self._finishes.run(self._ended)),
             asyncio.create_task(self._overload.run(self._reader)),
@@ -133,9 +133,7 @@ class PartnerFace:
         rows_max = self._settings.purge_rows_max
         while True:
             async with self._engine.begin() as connection:
-                purged = await purge_keys(
-                    connection, days=self._settings.idempotency_retention_days, rows_max=rows_max
-                )
+                purged = await purge_keys(connection, days=self._settings.idempotency_retention_days, rows_max=rows_max)
             if purged < rows_max:
                 return
 

@@ -67,7 +67,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "Orders",
             "version": "1",
-            "description": "Post orders and follow them. Answers to errors are RFC 9457 problem documents; each type is documented at its path.",
+            "description": "Post orders and follow them. Errors are RFC 9457 documents; each type is explained at its path.",
         },
         "servers": [{"url": "/"}],
         "security": [{"apiKey": []}],
@@ -118,7 +118,9 @@ def _schemas() -> dict[str, Any]:
             "links": _object({name: {"type": "string"} for name in ("self", "events", "cancel")}),
         }
     ) | {"examples": [_RESOURCE_EXAMPLE]}
-    schemas["Orders"] = _object({"orders": _array({"$ref": "#/components/schemas/Order"}), "next": {"type": ["string", "null"]}})
+    schemas["Orders"] = _object(
+        {"orders": _array({"$ref": "#/components/schemas/Order"}), "next": {"type": ["string", "null"]}}
+    )
     schemas["Problem"] = _problem()
     return schemas
 
@@ -143,7 +145,7 @@ def _problem() -> dict[str, Any]:
 
 def _headers() -> dict[str, Any]:
     texts = {
-        "X-Correlation-Id": "The process of the order, or this request where no order is concerned. Name it when you ask us.",
+        "X-Correlation-Id": "The process of the order, or this request where there is no order. Name it when you ask us.",
         "RateLimit-Policy": "The quota.",
         "RateLimit": "What is left of it.",
     }
@@ -158,8 +160,12 @@ def _paths() -> dict[str, Any]:
                 "operationId": "createOrder",
                 "summary": "Post an order",
                 "parameters": [
-                    _header("Idempotency-Key", required=True, text="1 to 255 printable ASCII characters; kept for 7 days."),
-                    _header("Prefer", required=False, text="`wait=N`: up to N (at most 30) seconds for the order's end."),
+                    _header(
+                        "Idempotency-Key", required=True, text="1 to 255 printable ASCII characters; kept for 7 days."
+                    ),
+                    _header(
+                        "Prefer", required=False, text="`wait=N`: up to N (at most 30) seconds for the order's end."
+                    ),
                 ],
                 "requestBody": _body("OrderInput", required=True),
                 "responses": {
@@ -223,7 +229,10 @@ def _header(name: str, *, required: bool, text: str) -> dict[str, Any]:
 
 
 def _body(schema: str, *, required: bool) -> dict[str, Any]:
-    return {"required": required, "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}}
+    return {
+        "required": required,
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+    }
 
 
 def _answer(text: str, schema: str) -> dict[str, Any]:

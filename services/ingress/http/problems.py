@@ -47,27 +47,30 @@ TYPES: Final[Mapping[str, ProblemType]] = {
             "invalid-json",
             400,
             "The body is not JSON",
-            "Send one JSON object in UTF-8, without NaN or infinities, without repeated keys, not nested deeper than a hundred levels.",
+            "Send one JSON object in UTF-8, without NaN or infinities, without repeated keys, not nested deeper "
+            "than a hundred levels.",
         ),
         _kind(
             "idempotency-key-missing",
             400,
             "The Idempotency-Key header is missing",
-            "Every POST of an order needs an `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header, section 2.1). Make a new one "
-            "for each order, a UUID for example, and send the same one when you repeat the request.",
+            "Every POST of an order needs an `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header, section "
+            "2.1). Make a new one for each order, a UUID for example, and send the same one when you repeat the "
+            "request.",
         ),
         _kind(
             "idempotency-key-invalid",
             400,
             "The Idempotency-Key header is malformed",
-            "One header with 1 to 255 printable ASCII characters, bare or in double quotes (section 2.1 of the draft). A bare key has no "
-            "comma, because that would be a list of keys.",
+            "One header with 1 to 255 printable ASCII characters, bare or in double quotes (section 2.1 of the "
+            "draft). A bare key has no comma, because that would be a list of keys.",
         ),
         _kind(
             "unauthorized",
             401,
             "No valid API key",
-            "Send `Authorization: Bearer tk_…`. The key is unknown, incomplete, expired or revoked; which of these is not told.",
+            "Send `Authorization: Bearer tk_…`. The key is unknown, incomplete, expired or revoked; which of these "
+            "is not told.",
         ),
         _kind(
             "forbidden",
@@ -79,7 +82,8 @@ TYPES: Final[Mapping[str, ProblemType]] = {
             "not-found",
             404,
             "There is nothing here",
-            "The path does not exist, or names an order that is not yours or does not exist. The two are not told apart.",
+            "The path does not exist, or names an order that is not yours or does not exist. The two are not told "
+            "apart.",
         ),
         _kind("method-not-allowed", 405, "The method is not allowed here", "The `Allow` header lists what is."),
         _kind(
@@ -93,16 +97,16 @@ TYPES: Final[Mapping[str, ProblemType]] = {
             "request-in-progress",
             409,
             "The first request with this key is still being processed",
-            "Wait as long as `Retry-After` says and repeat the request with the same key (section 2.6 of the draft): you will be given "
-            "the answer of the first.",
+            "Wait as long as `Retry-After` says and repeat the request with the same key (section 2.6 of the "
+            "draft): you will be given the answer of the first.",
             retryable=True,
         ),
         _kind(
             "duplicate-order",
             409,
             "An order of this number exists",
-            "Another request, with another key, has created the order of this buyer, order number and revision. Its id is in "
-            "`order_id`. To order again, use another order number; to change an order, raise `revision`.",
+            "Another request, with another key, has created the order of this buyer, order number and revision. Its "
+            "id is in `order_id`. To order again, use another order number; to change an order, raise `revision`.",
         ),
         _kind(
             "not-cancellable",
@@ -132,44 +136,48 @@ TYPES: Final[Mapping[str, ProblemType]] = {
             "validation-failed",
             422,
             "The request does not follow the schema",
-            "`errors` lists each place (a JSON Pointer; for query parameters `/name`) and what is wrong with it. The schema is in "
-            "`/v1/openapi.json`. Unknown fields are refused, so that a misspelt one is not lost in silence.",
+            "`errors` lists each place (a JSON Pointer; for query parameters `/name`) and what is wrong with it. "
+            "The schema is in `/v1/openapi.json`. Unknown fields are refused, so that a misspelt one is not lost in "
+            "silence.",
         ),
         _kind(
             "idempotency-key-reused",
             422,
             "The key belongs to another request",
-            "This Idempotency-Key was used before with another body (section 2.2 of the draft). Use a new key for a new order. Bodies are "
-            "compared as canonical JSON (RFC 8785), so that white space and the order of members do not matter.",
+            "This Idempotency-Key was used before with another body (section 2.2 of the draft). Use a new key for a "
+            "new order. Bodies are compared as canonical JSON (RFC 8785), so that white space and the order of "
+            "members do not matter.",
         ),
         _kind(
             "rate-limited",
             429,
             "Too many requests",
-            "Wait as long as `Retry-After` says. `RateLimit-Policy` tells the quota (`q` requests in `w` seconds), `RateLimit` what is "
-            "left of it (`r`) and when more comes (`t` seconds).",
+            "Wait as long as `Retry-After` says. `RateLimit-Policy` tells the quota (`q` requests in `w` seconds), "
+            "`RateLimit` what is left of it (`r`) and when more comes (`t` seconds).",
             retryable=True,
         ),
         _kind(
             "internal-error",
             500,
             "Something is wrong on our side",
-            "Repeat the request with the same Idempotency-Key: it cannot have two effects. If it stays, tell us `instance`.",
+            "Repeat the request with the same Idempotency-Key: it cannot have two effects. If it stays, tell us "
+            "`instance`.",
             retryable=True,
         ),
         _kind(
             "overloaded",
             503,
             "We cannot take this request now",
-            "Too much is waiting, or our database is away. Wait as long as `Retry-After` says and repeat the request with the same "
-            "Idempotency-Key: if it had an effect after all, you will be given the answer.",
+            "Too much is waiting, or our database is away. Wait as long as `Retry-After` says and repeat the "
+            "request with the same Idempotency-Key: if it had an effect after all, you will be given the answer.",
             retryable=True,
         ),
         _kind(
             "orchestrator-unreachable",
             503,
             "We cannot decide this now",
-            "The part of our system that decides about cancelling gave no answer. Repeat the request: cancelling twice does no harm.",
+            "The part of our system that decides about cancelling gave no answer. Repeat the request: cancelling "
+            "twice does no harm.",
             retryable=True,
         ),
     )
@@ -217,9 +225,9 @@ class Problem(Exception):
 def documentation() -> str:
     """docs/errors.md."""
     opening = (
-        "# Errors\n\nEvery error is `application/problem+json` (RFC 9457) with `type title status detail instance correlation_id "
-        "retryable`, and `errors` where the input is at fault. `type` is `/problems/CODE`; GET on it answers the section below.\n"
-        "Generated by `python -m services.ingress.http.problems`.\n"
+        "# Errors\n\nEvery error is `application/problem+json` (RFC 9457) with `type title status detail instance "
+        "correlation_id retryable`, and `errors` where the input is at fault. `type` is `/problems/CODE`; GET on it "
+        "answers the section below.\nGenerated by `python -m services.ingress.http.problems`.\n"
     )
     return "\n".join([opening, *(kind.document() for kind in TYPES.values())])
 

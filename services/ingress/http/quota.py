@@ -1,4 +1,4 @@
-"""How many requests a partner may send, per process, and the headers that say so (draft-ietf-httpapi-ratelimit-headers-10)."""
+"""How many requests a partner may send, per process, and the headers that say so (draft ratelimit-headers-10)."""
 
 import math
 import time
@@ -34,8 +34,8 @@ class Quota:
 class Quotas:
     """Counts requests in a window that moves with time.
 
-    The counter form of the moving window: the list form keeps each of 60,000 requests, and its storage hands the clearing to a
-    thread with every request.
+    The counter form of the moving window: the list form keeps each of 60,000 requests, and its storage hands the
+    clearing to a thread with every request.
     """
 
     def __init__(self) -> None:

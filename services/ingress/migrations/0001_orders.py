@@ -31,8 +31,8 @@ def upgrade() -> None:
     """)
     op.execute("CREATE INDEX partner_key_of_partner ON partner_key (partner_id)")
     # No reference to partner: the credential has proved that the partner exists, and the reference would lock the
-    # partner's one row for every order. Every order is updated when it ends: room in the page keeps that out of the indexes.
-    # The id sorts by time in the C collation only, and pages are cut by it.
+    # partner's one row for every order. Every order is updated when it ends: room in the page keeps that out of the
+    # indexes. The id sorts by time in the C collation only, and pages are cut by it.
     op.execute("""
         CREATE TABLE partner_order (
             order_id text COLLATE "C" CONSTRAINT partner_order_one_row_per_id PRIMARY KEY,
@@ -66,7 +66,8 @@ def upgrade() -> None:
             partner_id text NOT NULL,
             route text NOT NULL,
             key text NOT NULL CONSTRAINT idempotency_key_length_is_bounded CHECK (length(key) BETWEEN 1 AND 255),
-            fingerprint bytea NOT NULL CONSTRAINT idempotency_key_fingerprint_is_sha256 CHECK (octet_length(fingerprint) = 32),
+            fingerprint bytea NOT NULL
+                CONSTRAINT idempotency_key_fingerprint_is_sha256 CHECK (octet_length(fingerprint) = 32),
             order_id text NOT NULL,
             correlation_id text NOT NULL,
             answer bytea NOT NULL,

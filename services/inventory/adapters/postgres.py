@@ -4,7 +4,7 @@ The row of an item is the lock for everything about it: its stock in all warehou
 in statements after the one that locks, because a statement that waits for a lock sees the other rows as they were before.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import text
@@ -312,14 +312,14 @@ async def _update_warehouses(connection: AsyncConnection, warehouses: Mapping[st
     )
 
 
-async def reconcile(connection: AsyncConnection) -> AsyncIterator[Finding]:
+async def reconcile(connection: AsyncConnection) -> list[Finding]:
     """Whether what is on hand is the sum of its movements, and what is reserved the sum of the open reservations.
 
     Reads only. Names the first thousand places that disagree.
     """
     rows = await connection.execute(_DISAGREEING_STOCK, {"findings_max": FINDINGS_MAX})
-    for sku, warehouse, on_hand, reserved, moved, held in rows:
-        yield Finding(
+    return [
+        Finding(
             kind="unexplained",
             id=f"{sku}/{warehouse}",
             detail=(
@@ -328,6 +328,8 @@ async def reconcile(connection: AsyncConnection) -> AsyncIterator[Finding]:
             ),
             command="tutti logs inventory",
         )
+        for sku, warehouse, on_hand, reserved, moved, held in rows
+    ]
 
 
 def _places(places: Iterable[Place]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from tests.support.ledger_service import (
     ORDER,
     cancel_shipment,
     create_shipment,
+    limit_changed,
     release,
     replayed,
     reserve,
@@ -112,11 +113,13 @@ async def test_another_kind_of_do_under_a_known_operation_is_a_dead_letter(bench
 
 async def test_a_transient_failure_waits_as_a_row_and_is_handled_when_due(bench: Bench) -> None:
     replica, message = bench.replica(), reserve(OP, buyer="busy-1")
+    replica.hold_retries()
 
     await replica.turn(message)
     assert await bench.inbox() == {message.message_id: "retrying"}
     assert await bench.rows("SELECT message_id, attempts, error_class FROM retry") == [(message.message_id, 1, "Transient")]
 
+    replica.hold_retries(False)
     await bench.settle(replica)
     assert await bench.inbox() == {message.message_id: "handled"}
     assert await bench.effects() == ["do"]
@@ -147,7 +150,7 @@ async def test_a_resend_that_succeeds_while_the_first_waits_makes_the_retry_an_a
 
 async def test_a_duplicate_of_a_waiting_message_is_skipped(bench: Bench) -> None:
     replica, message = bench.replica(), reserve(OP, buyer="busy-9")
-    replica.loop._next_retry_poll = float("inf")
+    replica.hold_retries()
 
     await replica.turn(message)
     await replica.turn(message)
@@ -189,7 +192,7 @@ async def test_a_replay_that_fails_again_joins_its_dead_letter(bench: Bench) -> 
 
 async def test_a_replay_whose_message_waits_as_a_retry_is_absorbed(bench: Bench) -> None:
     replica, message = bench.replica(), reserve(OP, buyer="busy-1")
-    replica.loop._next_retry_poll = float("inf")
+    replica.hold_retries()
     await replica.turn(message)
 
     await replica.turn(replayed(message))
@@ -234,8 +237,6 @@ async def test_a_resend_that_succeeds_resolves_the_dead_letter_of_its_operation(
 
 
 async def test_two_replays_of_one_event_in_one_batch_of_which_the_first_fails_do_not_prove_anything(bench: Bench) -> None:
-    from tests.support.ledger_service import limit_changed
-
     replica, event = bench.replica(), limit_changed("bug")
     await replica.turn(event)
 
@@ -272,7 +273,7 @@ async def test_while_pending_a_resend_is_absorbed_and_an_undo_answered_once_the_
     await bench.settle(replica)
     assert len(await bench.sent(CREATED)) == 1
     assert len(await bench.sent(CANCELLED)) == 1
-    assert bench.carrier.outstanding() == set()
+    assert bench.carrier.live == set()
     assert await bench.held(ORDER) == 0
 
 
@@ -287,7 +288,7 @@ async def test_a_do_that_comes_while_its_undo_is_being_made_is_history(bench: Be
     await replica.turn(create_shipment(OP, revision=1))
     await bench.settle(replica)
 
-    assert bench.carrier.outstanding() == set()
+    assert bench.carrier.live == set()
     assert bench.carrier.booked == {}
     assert (await bench.operation(OP))[0] == "tombstone"
 

@@ -129,7 +129,7 @@ class Fulfillment:
 
     async def findings(self) -> list[Finding]:
         async with self.engine.connect() as connection:
-            return [finding async for finding in reconcile(connection)]
+            return await reconcile(connection)
 
 
 @asynccontextmanager

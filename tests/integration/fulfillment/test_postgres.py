@@ -54,7 +54,7 @@ async def parcels(engine: AsyncEngine) -> list[Parcel]:
 
 async def findings(engine: AsyncEngine) -> list[Finding]:
     async with engine.connect() as connection:
-        return [finding async for finding in reconcile(connection)]
+        return await reconcile(connection)
 
 
 def planned(operation: str = "s:ship", carrier: Carrier = FAST, warehouse: str = "berlin") -> Parcel:

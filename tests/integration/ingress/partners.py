@@ -1,4 +1,4 @@
-"""Ingress on a real database, without broker: what a partner sends and gets, and a stand-in for the orchestrator's API."""
+"""Ingress on a real database, without broker: what a partner sends and gets, and a stand-in for the orchestrator."""
 
 import asyncio
 import copy
@@ -79,7 +79,9 @@ class Ingress:
     orchestrator: FakeOrchestrator
 
     async def post(self, body: Any = None, *, key: str | None = None, **headers: str) -> httpx2.Response:
-        sent = {"Idempotency-Key": key or str(uuid7())} | {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = {"Idempotency-Key": key or str(uuid7())} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
         return await self.client.post("/v1/orders", json=order() if body is None else body, headers=sent)
 
     async def hear(self, message: Message, *, sender: str | None = None) -> Decision[Any]:

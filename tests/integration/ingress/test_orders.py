@@ -12,7 +12,6 @@ from contracts.orders.v1 import OrderCancelled, OrderCompleted, OrderFailed, Ord
 from services.ingress.http import openapi
 from tests.integration.ingress.partners import FakeOrchestrator, Ingress, end, ingress, order
 
-pytest_plugins = ["tests.support.servers"]
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
 
 TOTAL = {"amount_minor": 12345, "currency": "EUR"}
@@ -165,7 +164,9 @@ async def test_an_order_number_belongs_to_one_order(desk: Ingress) -> None:
         assert answer.status_code == 409
         assert answer.json()["type"] == "/problems/duplicate-order"
         assert answer.json()["order_id"] == first.json()["order_id"]
-        assert answer.json()["correlation_id"] == answer.headers["x-correlation-id"] == first.headers["x-correlation-id"]
+        assert (
+            answer.json()["correlation_id"] == answer.headers["x-correlation-id"] == first.headers["x-correlation-id"]
+        )
     assert (await desk.post({**given, "revision": 1})).status_code == 202
     assert await desk.sent() == ["orders.order-accepted.v1"] * 2
 
@@ -347,7 +348,9 @@ async def test_a_list_can_be_narrowed(desk: Ingress) -> None:
 
 
 async def test_a_senseless_query_names_its_parameters(desk: Ingress) -> None:
-    answer = await desk.client.get("/v1/orders", params={"status": "lost", "after": "%%", "limit": 0, "order_number": "\0"})
+    answer = await desk.client.get(
+        "/v1/orders", params={"status": "lost", "after": "%%", "limit": 0, "order_number": "\0"}
+    )
 
     assert answer.status_code == 422
     assert [item["pointer"] for item in answer.json()["errors"]] == ["/order_number", "/status", "/after", "/limit"]

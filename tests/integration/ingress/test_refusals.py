@@ -13,7 +13,6 @@ from services.ingress.http.problems import TYPES
 from services.ingress.keys import new_key
 from tests.integration.ingress.partners import PEPPER, FakeOrchestrator, Ingress, ingress, order, served
 
-pytest_plugins = ["tests.support.servers"]
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
 
 JSON = {"Content-Type": "application/json"}
@@ -122,9 +121,7 @@ async def test_a_body_too_large_is_refused_whether_it_says_so_or_not(desk: Ingre
     assert problem(largest) == (422, "validation-failed")
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(
-    database_url: str, orchestrator: FakeOrchestrator
-) -> None:
+async def test_a_body_that_does_not_come_is_not_waited_for(database_url: str, orchestrator: FakeOrchestrator) -> None:
     forever = asyncio.Event()
 
     async def never() -> Any:
@@ -285,7 +282,10 @@ async def test_a_database_that_is_away_is_a_503(desk: Ingress) -> None:
         await connection.execute(text("SELECT 1"))
         # The role may end its own sessions, all but this one.
         await connection.execute(
-            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid()")
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user AND pid <> "
+                "pg_backend_pid()"
+            )
         )
     answers = [await desk.post() for _ in range(8)]
 

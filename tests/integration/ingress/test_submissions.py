@@ -13,7 +13,6 @@ from services.ingress.adapters.intake import purge_keys
 from services.ingress.handlers import name_of
 from tests.integration.ingress.partners import FakeOrchestrator, Ingress, context_of, end, ingress, order
 
-pytest_plugins = ["tests.support.servers"]
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
 
 

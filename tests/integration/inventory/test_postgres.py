@@ -92,7 +92,7 @@ async def stored_item(engine: AsyncEngine) -> Item:
 
 async def findings(engine: AsyncEngine) -> list[Finding]:
     async with engine.connect() as connection:
-        return [finding async for finding in reconcile(connection)]
+        return await reconcile(connection)
 
 
 def reservation(operation: str = "s:reserve", quantity: int = 4) -> StockReservation:

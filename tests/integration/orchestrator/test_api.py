@@ -19,7 +19,6 @@ from orchestrator.wiring import build
 from tests.integration.orchestrator.test_processes import SAGA, Desk, engine, message, play
 from tests.scenarios.saga_suite.samples import ORDER_ID
 
-pytest_plugins = ["tests.support.servers"]
 pytestmark = pytest.mark.asyncio
 
 __all__ = ["engine"]

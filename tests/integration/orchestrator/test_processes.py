@@ -23,7 +23,6 @@ from orchestrator.settings import Settings
 from orchestrator.wiring import build
 from tests.scenarios.saga_suite.samples import ORDER_ID, SAMPLES
 
-pytest_plugins = ["tests.support.servers"]
 pytestmark = pytest.mark.asyncio
 
 SAGA = "018f0000-0000-7000-8000-000000000001"

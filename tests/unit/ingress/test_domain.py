@@ -86,6 +86,4 @@ def test_a_completed_order_tells_its_parcels() -> None:
 
 def test_order_ids_follow_the_contract() -> None:
 
-
-
     assert TypeAdapter(OrderId).validate_python(f"ord_{uuid7().hex}")

@@ -97,15 +97,35 @@ def test_a_representation_is_known_by_its_tag(value: str, known: bool) -> None:
     assert is_known('"a"', headers(("if-none-match", value))) is known
 
 
-@pytest.mark.parametrize("value", ["application/json", "Application/JSON; charset=UTF-8", 'application/json;charset="utf-8"'])
+@pytest.mark.parametrize(
+    "value", ["application/json", "Application/JSON; charset=UTF-8", 'application/json;charset="utf-8"']
+)
 def test_plain_json_is_taken(value: str) -> None:
     check_media_type(headers(("content-type", value), ("content-encoding", "identity")))
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b" ", b"{", b"\xff{}", b'{"a":NaN}', b'{"a":Infinity}', b'{"a":1e400}', b'{"a":1,"a":1}', b'{"b":{"a":1,"a":1}}',
-             b'{"a":"\\ud800"}', b'{"a":1}x', b"[" * 5000, b'{"a":' * 5000, b'{"a":' + b"1" * 5000 + b"}", b"[NaN]", b"tru", b"'a'"],
-)  # fmt: skip
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"\xff{}",
+        b'{"a":NaN}',
+        b'{"a":Infinity}',
+        b'{"a":1e400}',
+        b'{"a":1,"a":1}',
+        b'{"b":{"a":1,"a":1}}',
+        b'{"a":"\\ud800"}',
+        b'{"a":1}x',
+        b"[" * 5000,
+        b'{"a":' * 5000,
+        b'{"a":' + b"1" * 5000 + b"}",
+        b"[NaN]",
+        b"tru",
+        b"'a'",
+    ],
+)
 def test_what_is_not_strict_json_is_400(body: bytes) -> None:
     with pytest.raises(Problem) as raised:
         parse_json(body)
@@ -145,7 +165,9 @@ def test_a_key_opens_its_account_only_while_it_lives() -> None:
     assert not account(key).opens_with(ApiKey(key.key_id, new_key().secret), PEPPER, NOW)
 
 
-@pytest.mark.parametrize("value", [None, "", "Bearer", "Bearer ", "Basic abc", "Bearer tk_short_x", "Token tk_12345678_" + "a" * 64])
+@pytest.mark.parametrize(
+    "value", [None, "", "Bearer", "Bearer ", "Basic abc", "Bearer tk_short_x", "Token tk_12345678_" + "a" * 64]
+)
 def test_what_is_no_bearer_key_is_401(value: str | None) -> None:
     with pytest.raises(Problem) as raised:
         bearer(value)
@@ -173,7 +195,7 @@ async def test_an_account_is_looked_up_once_for_many_requests() -> None:
 
 async def test_a_failed_look_up_is_not_remembered() -> None:
     key = new_key()
-    answers = [OSError("away"), account(key)]
+    answers: list[OSError | Account] = [OSError("away"), account(key)]
 
     async def find(_: str) -> Account | None:
         answer = answers.pop(0)

@@ -36,22 +36,54 @@ def test_an_order_is_read_as_the_contract_would() -> None:
     assert OrderBody.model_validate(document()).model_dump() == given.model_dump()
 
 
-@pytest.mark.parametrize("quantity", ["3", 3, "2.5", "0.001", 999_999_999_999])
+@pytest.mark.parametrize("quantity", ["3", 3, "2.5", "0.001", "999999999.999", 999_999_999])
 def test_a_quantity_is_a_decimal_string_or_an_integer(quantity: Any) -> None:
     assert str(read_order(document("lines.0.quantity", quantity)).lines[0].quantity) == str(quantity)
 
 
 @pytest.mark.parametrize(
     "quantity",
-    [2.5, 3.0, True, None, [], {}, "", " 3", "3 ", "+3", "-3", "1e3", "0x1", "1_0", "\u0663", "NaN", "Infinity", ".5", "5.", "1.2345",
-     "0", "0.000", 0, -1, 10**12, 10**400, "9999999999999"],
-)  # fmt: skip
+    [
+        2.5,
+        3.0,
+        True,
+        None,
+        [],
+        {},
+        "",
+        " 3",
+        "3 ",
+        "+3",
+        "-3",
+        "1e3",
+        "0x1",
+        "1_0",
+        "\u0663",
+        "NaN",
+        "Infinity",
+        ".5",
+        "5.",
+        "1.2345",
+        "0",
+        "0.000",
+        0,
+        -1,
+        10**9,
+        10**12,
+        10**400,
+        "9999999999999",
+    ],
+)
 def test_nothing_else_is_a_quantity(quantity: Any) -> None:
     assert pointers(document("lines.0.quantity", quantity)) == ["/lines/0/quantity"]
 
 
-@pytest.mark.parametrize("path", ["order_number", "buyer.name", "ship_to.name", "ship_to.city", "ship_to.lines.0", "ship_to.postal_code"])
-@pytest.mark.parametrize("character", ["\0", "\n", "\r", "\x1b", "\x7f", "\x85", "\u2028", "\u202e", "\u2066", "\u200f", "\ufeff"])
+@pytest.mark.parametrize(
+    "path", ["order_number", "buyer.name", "ship_to.name", "ship_to.city", "ship_to.lines.0", "ship_to.postal_code"]
+)
+@pytest.mark.parametrize(
+    "character", ["\0", "\n", "\r", "\x1b", "\x7f", "\x85", "\u2028", "\u202e", "\u2066", "\u200f", "\ufeff"]
+)
 def test_no_text_hides_a_character(path: str, character: str) -> None:
     assert pointers(document(path, f"a{character}b")) == ["/" + path.replace(".", "/")]
 
@@ -70,14 +102,37 @@ def test_names_of_the_world_are_welcome() -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("surprise", 1), ("buyer.surprise", 1), ("ship_to.surprise", 1), ("lines.0.surprise", 1), ("status", "completed"),
-        ("partner_id", "globex"), ("revision", -1), ("revision", 1.0), ("revision", "0"), ("revision", True), ("currency", "eur"),
-        ("currency", "XXX"), ("ship_to.country", "UK"), ("lines.0.unit", "ZZ"), ("priority", "asap"), ("priority", None),
-        ("requested_delivery", "2026-12-01T00:00:00"), ("requested_delivery", 1764547200), ("requested_delivery", "2026-02-30"),
-        ("buyer", []), ("ship_to.lines", {"Hafenstr. 1": 1}), ("ship_to.lines", []), ("ship_to.lines", ["x"] * 5), ("lines", []),
-        ("lines", {}), ("lines.0", None), ("buyer.id", "C 17"), ("lines.0.sku", "../etc"), ("order_number", "x" * 65),
+        ("surprise", 1),
+        ("buyer.surprise", 1),
+        ("ship_to.surprise", 1),
+        ("lines.0.surprise", 1),
+        ("status", "completed"),
+        ("partner_id", "globex"),
+        ("revision", -1),
+        ("revision", 1.0),
+        ("revision", "0"),
+        ("revision", True),
+        ("currency", "eur"),
+        ("currency", "XXX"),
+        ("ship_to.country", "UK"),
+        ("lines.0.unit", "ZZ"),
+        ("priority", "asap"),
+        ("priority", None),
+        ("requested_delivery", "2026-12-01T00:00:00"),
+        ("requested_delivery", 1764547200),
+        ("requested_delivery", "2026-02-30"),
+        ("buyer", []),
+        ("ship_to.lines", {"Hafenstr. 1": 1}),
+        ("ship_to.lines", []),
+        ("ship_to.lines", ["x"] * 5),
+        ("lines", []),
+        ("lines", {}),
+        ("lines.0", None),
+        ("buyer.id", "C 17"),
+        ("lines.0.sku", "../etc"),
+        ("order_number", "x" * 65),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_pointed_at(path: str, value: Any) -> None:
     assert pointers(document(path, value)) == ["/" + path.replace(".", "/")]
 
@@ -132,5 +187,7 @@ def test_the_event_of_an_order_is_what_validation_would_have_made() -> None:
         warnings.simplefilter("error")
         sent = from_json(to_json(order_accepted(order, given)))
 
-    expected = OrderAccepted.model_validate({**document(), "order_id": order.order_id, "partner_id": "acme", "accepted_at": now})
+    expected = OrderAccepted.model_validate(
+        {**document(), "order_id": order.order_id, "partner_id": "acme", "accepted_at": now}
+    )
     assert sent == expected.model_dump(mode="json")

@@ -1,0 +1,231 @@
+"""The failure desk's internal HTTP API: what `dlq` talks to. Operators only; every act names its actor and its reason."""
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import to_json
+
+from dlq_tools import acts
+from dlq_tools.acts import Author, Done, Selection, TooMany
+from dlq_tools.adapters import postgres
+from dlq_tools.adapters.postgres import Filters
+from dlq_tools.domain import HistoryEntry, State
+from dlq_tools.personal import mask_body
+from dlq_tools.settings import Settings
+from infra.chassis.port import operators_only
+from infra.chassis.process import Runtime
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
+Reason = Annotated[
+    str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True, pattern=r"^[^\x00]*$")
+]
+Shown = Literal["open", "replaying", "resolved", "discarded", "parked"]
+Limit = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class SelectionBody(BaseModel):
+    """Ids, or filters, or all: one of the three, so that a forgotten filter does not mean everything."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: Annotated[tuple[Name, ...], Field(max_length=10_000)] = ()
+    queue: Name | None = None
+    type: Name | None = None
+    group: Name | None = None
+    state: Shown | None = None
+    since: AwareDatetime | None = None
+    correlation_id: Name | None = None
+    limit: Limit | None = None
+    all: bool = False
+
+    def selection(self, default_state: State) -> Selection:
+        """Raises HTTPException where it says nothing. Filters mean what the act can be done with, unless they name a state."""
+        narrowing = (self.queue, self.type, self.group, self.state, self.since, self.correlation_id)
+        if not self.ids and not self.all and all(value is None for value in narrowing):
+            raise HTTPException(422, "select something: ids, filters, or all")
+        state = self.state or (None if self.ids else default_state.value)
+        filters = Filters(
+            ids=self.ids or None, queue=self.queue, type=self.type, group=self.group, state=state, since=self.since,
+            correlation_id=self.correlation_id,
+        )  # fmt: skip
+        return Selection(filters, self.limit)
+
+
+class ActBody(BaseModel):
+    """An operator's act. A dry run changes nothing and says what would happen."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    selection: SelectionBody
+    reason: Reason
+    actor: Name
+    dry_run: bool = False
+
+    def author(self) -> Author:
+        return Author(f"operator:{self.actor}", self.reason)
+
+
+class RevealBody(BaseModel):
+    """Why somebody wants to see personal data, and who."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Reason
+    actor: Name
+
+
+def routes(runtime: Runtime, settings: Settings) -> APIRouter:
+    """What the desk adds to its port."""
+    router = APIRouter(
+        prefix="/internal",
+        dependencies=[Depends(operators_only(settings.operator_token))],
+        include_in_schema=False,
+    )
+
+    @router.get("/dead-letters")
+    async def list_dead_letters(
+        queue: Name | None = None,
+        type: Name | None = None,
+        group: Name | None = None,
+        state: Shown | None = None,
+        since: AwareDatetime | None = None,
+        correlation_id: Name | None = None,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+    ) -> Response:
+        filters = Filters(None, queue, type, group, state, since, correlation_id)
+        async with runtime.engine.connect() as connection:
+            return _json(await postgres.items(connection, filters, min(limit, settings.list_items_max)))
+
+    @router.get("/dead-letters/{letter}")
+    async def show_dead_letter(letter: Name) -> Response:
+        async with runtime.engine.connect() as connection:
+            return _json(_shown(await postgres.item(connection, letter), letter, revealed=False))
+
+    @router.post("/dead-letters/{letter}/reveal")
+    async def reveal_dead_letter(letter: Name, body: RevealBody) -> Response:
+        async with runtime.unit() as unit:
+            found = await postgres.item(unit.connection, letter)
+            if found is not None:
+                entry = HistoryEntry(
+                    letter, datetime.now(UTC), "revealed", f"operator:{body.actor}", body.reason
+                )
+                await postgres.insert_history(unit.connection, [entry])
+        return _json(_shown(found, letter, revealed=True))
+
+    @router.post("/dead-letters/replay")
+    async def replay_dead_letters(body: ActBody) -> Response:
+        try:
+            async with runtime.unit() as unit:
+                done, rows = await acts.replay(
+                    unit.connection,
+                    body.selection.selection(State.OPEN),
+                    body.author(),
+                    settings,
+                    dry_run=body.dry_run,
+                )
+                unit.rows += rows
+        except TooMany as error:
+            raise HTTPException(409, str(error)) from error
+        return _json({**_figures(done, dry_run=body.dry_run), **_details(done)})
+
+    @router.post("/dead-letters/discard")
+    async def discard_dead_letters(body: ActBody) -> Response:
+        try:
+            async with runtime.unit() as unit:
+                done = await acts.discard(
+                    unit.connection,
+                    body.selection.selection(State.OPEN),
+                    body.author(),
+                    settings,
+                    dry_run=body.dry_run,
+                )
+        except TooMany as error:
+            raise HTTPException(409, str(error)) from error
+        return _json(
+            {
+                "discarded": 0 if body.dry_run else len(done.letters),
+                "items": len(done.letters),
+                "dry_run": body.dry_run,
+                **_details(done),
+            }
+        )
+
+    @router.get("/campaigns")
+    async def list_campaigns(limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> Response:
+        async with runtime.engine.connect() as connection:
+            return _json(await postgres.campaigns(connection, None, min(limit, settings.list_items_max)))
+
+    @router.get("/campaigns/{campaign}")
+    async def show_campaign(campaign: Name) -> Response:
+        async with runtime.engine.connect() as connection:
+            found = await postgres.campaigns(connection, campaign, 1)
+            if not found:
+                raise HTTPException(404, f"there is no campaign {campaign!r}; see `dlq campaign list`")
+            return _json({**found[0], "results": await postgres.campaign_items(connection, campaign)})
+
+    return router
+
+
+def _figures(done: Done, *, dry_run: bool) -> dict[str, Any]:
+    return {
+        "campaign": done.campaign,
+        "items": len(done.letters),
+        "resolved": 0,
+        "failed_again": 0,
+        "pending": 0 if dry_run else len(done.letters),
+        "state": "dry-run" if dry_run else "running" if done.campaign else "empty",
+    }
+
+
+def _details(done: Done) -> dict[str, Any]:
+    return {
+        "ids": [letter.id for letter in done.letters],
+        "refused": [{"id": letter, "reason": reason} for letter, reason in done.refused],
+        "unknown": list(done.unknown),
+    }
+
+
+def _shown(found: Mapping[str, Any] | None, letter: str, *, revealed: bool) -> dict[str, Any]:
+    """The shape of `dlq show`. Raises HTTPException 404."""
+    if found is None:
+        raise HTTPException(404, f"there is no dead letter {letter!r}; see `dlq list`")
+    fields = ("id", "queue", "type", "message_id", "correlation_id", "subject", "kind", "error_class", "error", "attempts",
+              "first_failed_at", "last_failed_at", "group", "revision", "state")  # fmt: skip
+    original = dict(found["original"])
+    headers = original.pop("headers", {})
+    body: bytes = found["body"] if revealed else mask_body(found["body"])
+    failure = (
+        "trace",
+        "step",
+        "service",
+        "service_version",
+        "source",
+        "operation_id",
+        "partner_id",
+        "identity",
+        "signature",
+        "replays",
+    )
+    return {
+        **{name: found[name] for name in fields},
+        "headers": headers,
+        **_body(body),
+        "body_masked": body != found["body"],
+        "failure": {**{name: found[name] for name in failure}, "original": original},
+        "history": found["history"],
+    }
+
+
+def _body(body: bytes) -> dict[str, str]:
+    try:
+        return {"body": body.decode()}
+    except UnicodeDecodeError:
+        return {"body_base64": base64.b64encode(body).decode()}
+
+
+def _json(document: Any) -> Response:
+    return Response(to_json(document, inf_nan_mode="null"), media_type="application/json")
