@@ -136,7 +136,7 @@ def _processes(home: Path) -> dict[str, str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise Unreachable(f"{path} cannot be read: {error}. Start the system anew with: tutti up") from error

@@ -24,7 +24,7 @@ from infra.cli.output import (
 
 app = typer.Typer(no_args_is_help=True, help="Processes: where each one is, what it waits for, and what was done.")
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-BAR_WIDTH = 40
+BAR_WIDTH = 24
 PAGE_MAX = 1000
 
 

@@ -49,9 +49,14 @@ class Story:
         self._token = token_of_operator(self._found)
         self._mark = f"TPCH-{int(time.time())}"
         self._posted: list[dict[str, Any]] = []
+        self._http = httpx2.AsyncClient(timeout=REQUEST_SECONDS_MAX, trust_env=False)
 
     async def tell(self) -> None:
         """All acts. Raises StoryFailed."""
+        async with self._http:
+            await self._tell()
+
+    async def _tell(self) -> None:
         with tempfile.TemporaryDirectory(prefix="tutti-tpch-") as directory:
             with self._console.status("making TPC-H data (scale 0.01), offline"):
                 data = await asyncio.to_thread(generate, Path(directory), ORDERS + ORDERS_UNDER_FIRE, self._mark, int(time.time()))
@@ -174,8 +179,7 @@ class Story:
         headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": f"{order['order_number']}"}
         if wait:
             headers["Prefer"] = f"wait={wait}"
-        async with httpx2.AsyncClient(base_url=self._found["ingress"], timeout=REQUEST_SECONDS_MAX, trust_env=False) as client:
-            response = await client.post("/v1/orders", json=dict(order), headers=headers)
+        response = await self._http.post(f"{self._found['ingress']}/v1/orders", json=dict(order), headers=headers)
         self._expect(response.status_code in (200, 202), f"the order is accepted: HTTP {response.status_code} {response.text[:500]}")
         return {**response.json(), "key": key}
 
@@ -190,12 +194,10 @@ class Story:
         }
 
     async def _carrier(self, method: str, fault: Mapping[str, Any] | None) -> None:
-        async with httpx2.AsyncClient(base_url=self._found["carrier"], timeout=10, trust_env=False) as client:
-            (await client.request(method, "/faults", json=fault)).raise_for_status()
+        (await self._http.request(method, f"{self._found['carrier']}/faults", json=fault)).raise_for_status()
 
     async def _ask(self, url: str) -> Any:
-        async with httpx2.AsyncClient(timeout=REQUEST_SECONDS_MAX, trust_env=False) as client:
-            response = await client.get(url, headers={"Authorization": f"Bearer {self._token}"})
+        response = await self._http.get(url, headers={"Authorization": f"Bearer {self._token}"})
         response.raise_for_status()
         return response.json()
 

@@ -45,7 +45,9 @@ class SecretFiles:
         self._once("operator_token", _password())
         self._once("api_key_pepper", _password())
         self._of_administrators()
-        return sorted({path.name for path in self.directory.iterdir()} - before)
+        # Wherever the directory is: none of it gets into a repository by accident.
+        self._once(".gitignore", "*\n")
+        return sorted({path.name for path in self.directory.iterdir()} - before - {".gitignore"})
 
     def _of_administrators(self) -> None:
         """The servers want the passwords alone, the jobs the URLs; the URLs follow the passwords."""

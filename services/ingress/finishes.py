@@ -1,8 +1,8 @@
 """Requests that wait for an order's end (`Prefer: wait`), told by whoever hears of it.
 
-The consumer of `ingress.events` announces an end a moment before its transaction commits. What a partner is told is
-then read from the database: so it is committed, and a GET right after it cannot say less. Ends that another replica
-heard are found by asking for all waiting orders at once, every `finish_poll_seconds`.
+The ends that this process' consumer writes down are announced after their commit. What a partner is told is read from
+the database all the same: so a GET right after it cannot say less. Ends that another replica heard are found by asking
+for all waiting orders at once, every `finish_poll_seconds`.
 """
 
 import asyncio
@@ -13,8 +13,7 @@ from typing import Final
 
 from services.ingress.domain import Order
 
-# The announcing transaction has its own COMMIT still to send: about a round trip and a flush of the log.
-_COMMIT_SECONDS: Final = 0.002
+_AGAIN_SECONDS: Final = 0.01
 
 Read = Callable[[Sequence[str]], Awaitable[Sequence[Order]]]
 
@@ -32,7 +31,7 @@ class Finishes:
         self._released = False
 
     def announce(self, order_ids: Sequence[str]) -> None:
-        """These orders end with a transaction that is about to commit, or has just done so."""
+        """These orders may have ended with a transaction that is over."""
         news = [order_id for order_id in order_ids if order_id in self._waiting]
         if news:
             self._announced.update(news)
@@ -68,15 +67,18 @@ class Finishes:
     async def run(self, read: Read) -> None:
         """Looks for ends as long as the process lives. `read` yields those of the given orders that have ended."""
         polled_at = time.monotonic()
-        delay = _COMMIT_SECONDS
+        delay = 0.0
         while True:
             await self._pause(delay)
             if time.monotonic() - polled_at >= self._poll_seconds:
                 polled_at = time.monotonic()
-                await self._look(read, list(self._waiting))
-            elif self._announced:
-                found = await self._look(read, list(self._announced))
-                delay = _COMMIT_SECONDS if found else min(delay * 2, self._poll_seconds)
+                wanted = list(self._waiting)
+            else:
+                wanted = list(self._announced)
+            found = await self._look(read, wanted)
+            # What was announced and is not there was rolled back, and will be announced again.
+            patient = bool(self._announced) and not found
+            delay = min(max(delay * 2, _AGAIN_SECONDS), self._poll_seconds) if patient else 0.0
 
     async def _pause(self, delay: float) -> None:
         """Returns when there is something to look for: at once for what was announced, else with the next poll."""
@@ -84,8 +86,6 @@ class Finishes:
             self._news.clear()
             await self._news.wait()
         if self._announced:
-            # A commit by another task of this process cannot be awaited from here; the delay doubles while it is not
-            # seen.
             await asyncio.sleep(delay)
             return
         self._news.clear()

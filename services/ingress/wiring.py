@@ -39,7 +39,7 @@ def build(settings: Settings) -> Service:
         consumers=(
             Consumer(
                 queue="ingress.events",
-                repository=PostgresOrders(finishes.announce),
+                repository=PostgresOrders(),
                 routes=(
                     on(OrderSubmitted, accept_submission(expected), key=name_of),
                     on(OrderCompleted, complete_order, key=lambda event: event.order_id),

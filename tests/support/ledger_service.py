@@ -203,7 +203,7 @@ def end_this_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def buyer_of(command: ReserveCredit | ReleaseCredit) -> str:
+def buyer_of(command: ReserveCredit | ReleaseCredit | LimitChanged) -> str:
     """The account: what follows the mood in `busy-1.acme`, so that messages of all moods can meet on one account."""
     mood, _, account = command.buyer_id.partition(".")
     return account or mood
@@ -227,6 +227,13 @@ class Rules:
         mood = mood_of(command.buyer_id)
         self._failures.meet(mood, context.envelope.id)
         shared = {"order_id": command.order_id, "buyer_id": command.buyer_id, "amount": command.amount}
+        if mood == "huge":
+            reasons = tuple(Reason(code="no", detail="x" * 1000) for _ in range(400))
+            return Decision(
+                Account(account.held + 1),
+                CreditDeclined(**shared, shortfall=command.amount, reasons=reasons),
+                facts=(Effect(context.operation_id, context.envelope.id, "do", buyer_of(command), 1),),
+            )
         if mood == "no":
             return Decision(account, CreditDeclined(**shared, shortfall=command.amount))
         minor = command.amount.amount_minor
@@ -289,11 +296,11 @@ class Rules:
         self, event: LimitChanged, accounts: Mapping[str, Account], context: Context
     ) -> Decision[Mapping[str, Account]]:
         self._failures.meet(mood_of(event.buyer_id), context.envelope.id)
-        account = accounts[event.buyer_id]
-        minor = event.limit.amount_minor
+        key, minor = buyer_of(event), event.limit.amount_minor
+        account = accounts[key]
         return Decision(
-            {event.buyer_id: replace(account, held=account.held + minor)},
-            facts=(Effect(None, context.envelope.id, "event", event.buyer_id, minor),),
+            {key: replace(account, held=account.held + minor)},
+            facts=(Effect(None, context.envelope.id, "event", key, minor),),
         )
 
 
@@ -317,7 +324,7 @@ def service(
                     undo(ReleaseCredit, rules.release, of=ReserveCredit, key=buyer_of),
                     on(CreateShipment, rules.book, key=order_of, settle=rules.booked),
                     undo(CancelShipment, rules.cancel, of=CreateShipment, key=order_of, settle=rules.cancelled),
-                    on_many(LimitChanged, rules.change, keys=lambda e: (e.buyer_id,)),
+                    on_many(LimitChanged, rules.change, keys=lambda e: (buyer_of(e),)),
                 ),
                 sources=sources,
             ),

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -109,6 +110,16 @@ def test_only_the_owner_may_enter_the_directory_and_a_containers_user_may_read_t
     written = files.write_missing()
     assert stat.S_IMODE(files.directory.stat().st_mode) == 0o700
     assert {stat.S_IMODE((files.directory / name).stat().st_mode) for name in written} == {0o444}
+
+
+def test_git_ignores_all_secrets_wherever_they_are(tmp_path: Path):
+    written = secrets.SecretFiles(tmp_path).write_missing()
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True, timeout=20)
+    told = subprocess.run(
+        ["git", "-C", str(tmp_path), "status", "--porcelain"], check=True, timeout=20, capture_output=True, text=True
+    )
+    assert written
+    assert told.stdout == ""
 
 
 def test_the_administrators_urls_and_files_have_the_same_password(tmp_path: Path):

@@ -118,7 +118,7 @@ async def existing_orders(
 
 
 async def purge_keys(connection: AsyncConnection, *, days: int, rows_max: int) -> int:
-    """Forgets keys older than `days`, at most `rows_max`, and says how many. A repetition then meets the order's name."""
+    """Forgets keys older than `days`, at most `rows_max`, says how many. A repetition then meets the order's name."""
     result = await connection.execute(_PURGE, {"days": days, "rows": rows_max})
     return int(result.rowcount)
 

@@ -5,13 +5,17 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 from pydantic_core import to_json
-from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Row, event, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from contracts.values import Money, Reason
 from services.ingress.adapters.intake import existing_orders
 from services.ingress.domain import NaturalKey, Order, Parcel, Step, Submission
 
+# Where a connection carries the ids of orders that end with its transaction.
+_ENDED: Final = "ingress orders ended"
 _REASONS: Final = TypeAdapter(tuple[Reason, ...])
 _PARCELS: Final = TypeAdapter(tuple[Parcel, ...])
 _STEPS: Final = TypeAdapter(tuple[Step, ...])
@@ -48,7 +52,8 @@ _LOCK = text("""
 _UPDATE = text("""
     UPDATE partner_order AS known
     SET status = changed.status, stage = changed.stage, finished_at = changed.finished_at,
-        total_minor = changed.total_minor, total_currency = changed.total_currency, reasons = changed.reasons, shipments = changed.shipments
+        total_minor = changed.total_minor, total_currency = changed.total_currency, reasons = changed.reasons,
+        shipments = changed.shipments
     FROM unnest(
         CAST(:order_ids AS text[]), CAST(:statuses AS text[]), CAST(:stages AS text[]), CAST(:moments AS timestamptz[]),
         CAST(:totals AS bigint[]), CAST(:currencies AS text[]), CAST(:reasons AS text[]), CAST(:shipments AS text[])
@@ -110,14 +115,22 @@ async def remember_progress(connection: AsyncConnection, order: Order) -> None:
     )
 
 
-class PostgresOrders:
-    """Repository for `ingress.events`: order ids have an Order or None, names have a Submission.
+def tell_ends(engine: AsyncEngine, announce: Callable[[Sequence[str]], None]) -> None:
+    """Tells `announce` which orders ended with a transaction of this engine, once the transaction is over.
 
-    `announce` is told the ids of orders that end with this transaction, a moment before its commit.
+    The loop commits after `save` and tells nobody; but the connection goes back to its pool right after that.
     """
 
-    def __init__(self, announce: Callable[[Sequence[str]], None]) -> None:
-        self._announce = announce
+    def checked_in(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+        ended = record.info.pop(_ENDED, None)
+        if ended:
+            announce(ended)
+
+    event.listen(engine.sync_engine.pool, "checkin", checked_in)
+
+
+class PostgresOrders:
+    """Repository for `ingress.events`: order ids have an Order or None, names have a Submission."""
 
     async def load(
         self, connection: AsyncConnection, keys: Sequence[str | NaturalKey]
@@ -150,7 +163,7 @@ class PostgresOrders:
         created = [fact for fact in facts if isinstance(fact, Order)]
         if created:
             await connection.execute(_CREATE, _new_columns(created))
-        self._announce([order.order_id for order in ended if order.finished])
+        connection.info.setdefault(_ENDED, []).extend(order.order_id for order in ended if order.finished)
 
 
 async def _submissions(connection: AsyncConnection, names: Sequence[NaturalKey]) -> Mapping[NaturalKey, Submission]:

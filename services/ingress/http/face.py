@@ -14,7 +14,7 @@ from services.ingress.adapters.database import Unavailable, available
 from services.ingress.adapters.intake import purge_keys
 from services.ingress.adapters.orchestrator import Orchestrator
 from services.ingress.adapters.partners import find_account, touch_keys
-from services.ingress.adapters.postgres import finished_orders
+from services.ingress.adapters.postgres import finished_orders, tell_ends
 from services.ingress.domain import Order
 from services.ingress.finishes import Finishes
 from services.ingress.http import openapi
@@ -38,7 +38,7 @@ def _utc_now() -> datetime:
 
 
 class PartnerFace:
-    """One per process. `finishes` is told of orders' ends by the consumer of the same process."""
+    """One per process. `finishes` is told of the ends that the consumer of the same process writes down."""
 
     def __init__(
         self, runtime: "Runtime", settings: Settings, finishes: Finishes, *, now: Callable[[], datetime] = _utc_now
@@ -48,6 +48,7 @@ class PartnerFace:
         # A read is one statement: without a transaction around it, it is one round trip instead of three.
         self._reader = runtime.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._finishes = finishes
+        tell_ends(runtime.engine, finishes.announce)
         self._overload = Overload(settings)
         self._credentials = Credentials(
             self._account,
@@ -96,7 +97,7 @@ class PartnerFace:
         return router
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """The work beside the requests. When the process stops, requests that wait are answered as at their time-out."""
+        """The work beside the requests. When the process stops, waiting requests are answered as at their time-out."""
         work = [
             asyncio.create_task(self._finishes.run(self._ended)),
             asyncio.create_task(self._overload.run(self._reader)),

@@ -67,7 +67,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "Orders",
             "version": "1",
-            "description": "Post orders and follow them. Errors are RFC 9457 documents; each type is explained at its path.",
+            "description": "Post orders and follow them. Errors are RFC 9457 documents; each type leads to its text.",
         },
         "servers": [{"url": "/"}],
         "security": [{"apiKey": []}],
@@ -145,7 +145,7 @@ def _problem() -> dict[str, Any]:
 
 def _headers() -> dict[str, Any]:
     texts = {
-        "X-Correlation-Id": "The process of the order, or this request where there is no order. Name it when you ask us.",
+        "X-Correlation-Id": "The process of the order, or this request where there is no order. Name it to us.",
         "RateLimit-Policy": "The quota.",
         "RateLimit": "What is left of it.",
     }

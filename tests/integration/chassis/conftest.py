@@ -6,13 +6,24 @@ from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
 import pytest
+import structlog
 from yarl import URL
 
-from infra.chassis import loop
+from infra.chassis import loop, retries
 from infra.chassis.schema import upgrade
 from tests.support.ledger_bench import Bench, connect
 from tests.support.ledger_service import create_tables
 from tests.support.servers import TestServers
+
+
+@pytest.fixture(autouse=True)
+def plain_logs() -> Iterator[None]:
+    """Without this, structlog prints every traceback with all locals in colour, which takes seconds."""
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +52,8 @@ async def bench(ledger_url: str) -> AsyncIterator[Bench]:
 
 @pytest.fixture
 def prompt_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every turn looks for due rows, so that a test need not wait for the clock."""
+    """Every turn looks for due rows, and a claim ends at once, so that a test need not wait for the clock."""
+    monkeypatch.setattr(retries, "LEASE_SECONDS", 0.0)
     monkeypatch.setattr(loop, "RETRY_POLL_SECONDS", 0.0)
     monkeypatch.setattr(loop, "SETTLE_POLL_SECONDS", 0.0)
 

@@ -319,6 +319,7 @@ def test_two_replicas_agree_on_every_operation_whatever_happens_between_them(led
         )
     finally:
         world.close()
+    print(world.seen)
     if EXAMPLES >= 60:
         for injected in ("crash", "race", "blocked", "letter"):
             assert world.seen[injected] > 0, f"no {injected} was ever injected: the machine proves nothing"

@@ -102,6 +102,22 @@ class System:
                 aio_pika.Message(message.body, headers=dict(message.headers), delivery_mode=2, **given), message.routing_key
             )
 
+    async def take_raw(self, queue: str) -> Any:
+        """The next message of a queue, as the broker delivers it; it is taken out."""
+        connection = await aio_pika.connect(self.broker.url)
+        async with connection:
+            channel = await connection.channel()
+            taken = await channel.get_queue(queue, ensure=False)
+            return await eventually(lambda: taken.get(no_ack=True, fail=False), lambda message: message is not None)
+
+    async def letter_body(self, id: str) -> bytes:
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            body: bytes = await connection.fetchval("SELECT body FROM deadletters.dead_letter WHERE id = $1", id)
+            return body
+        finally:
+            await connection.close()
+
     async def api(self, method: str, path: str, **options: Any) -> httpx2.Response:
         async with httpx2.AsyncClient(
             base_url=f"http://127.0.0.1:{self.desk_port}", timeout=20, trust_env=False
@@ -184,7 +200,7 @@ async def eventually(probe: Callable[[], Awaitable[T]], until: Callable[[T], boo
                     return last[0]
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise AssertionError(f"not within {seconds} s; last was {last}") from None
+        raise AssertionError(f"not within {seconds} s; last was {str(last)[:3000]}") from None
 
 
 def limit_changed(buyer: str, minor: int = 1_000_000, sequence: int = 1, **envelope: Any) -> Envelope:

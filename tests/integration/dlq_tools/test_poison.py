@@ -31,12 +31,16 @@ class Poison:
     extra: dict[str, Any] | None = None
 
 
+def buyer(name: str) -> str:
+    return "P-" + "".join(letter for letter in name if letter.isascii() and letter.isalnum())
+
+
 def valid(name: str) -> dict[str, Any]:
-    return json.loads(limit_changed(f"P-{name}").to_bytes())
+    return json.loads(limit_changed(buyer(name)).to_bytes())
 
 
 def poisoned(name: str, body: bytes | None = None, user: str = "erp", **properties: Any) -> Poison:
-    message = structured(limit_changed(f"P-{name}"), user)
+    message = structured(limit_changed(buyer(name)), user)
     if body is not None:
         message = replace(message, body=body)
     if user == "admin":
@@ -55,7 +59,7 @@ def changed(name: str, change: Callable[[dict[str, Any]], Any]) -> Poison:
 
 
 def spliced(name: str, old: bytes, new: bytes) -> Poison:
-    body = limit_changed(f"P-{name}").to_bytes()
+    body = limit_changed(buyer(name)).to_bytes()
     assert old in body
     return poisoned(name, body.replace(old, new, 1))
 
@@ -102,13 +106,13 @@ def poison_set() -> list[Poison]:
         spliced("the same key twice", b'"sequence":1', b'"sequence":1,"sequence":2'),
         poisoned("3 MB of empty objects", b"[" + b"{}," * 1_000_000 + b"{}]"),
         poisoned("100 KiB header", headers={"x-long": "x" * 100 * 1024}),
-        poisoned("headers nested, body bad", b"{", headers={"deep": nested(30)}),
-        poisoned("headers of odd types", b"{", headers={"ce-id": 1.5, "list": [1, None, True], "bytes": bytearray(b"\xff")}),
+        poisoned("headers nested, body bad", b"{ headers nested, body bad", headers={"deep": nested(30)}),
+        poisoned("headers of odd types", b"{ headers of odd types", headers={"ce-id": 1.5, "list": [1, None, True], "bytes": bytearray(b"\xff")}),
         poisoned("binary mode without attributes", b"{}", content_type="application/json"),
-        poisoned("spoofed x-death", b"{", headers={"x-death": [{"queue": "other", "count": 99}]}),
-        poisoned("spoofed x-failure", b"{", headers={"x-failure": '{"id": "dl_spoofed", "queue": "other"}'}),
-        poisoned("spoofed replay", b"{", headers={"x-replay": "dl_spoofed 7", "x-original-sender": "orchestrator"}),
-        poisoned("copies", b"{", headers={"CC": ["pricing.commands"], "BCC": ["pricing.commands"]}),
+        poisoned("spoofed x-death", b"{ spoofed x-death", headers={"x-death": [{"queue": "other", "count": 99}]}),
+        poisoned("spoofed x-failure", b"{ spoofed x-failure", headers={"x-failure": '{"id": "dl_spoofed", "queue": "other"}'}),
+        poisoned("spoofed replay", b"{ spoofed replay", headers={"x-replay": "dl_spoofed 7", "x-original-sender": "orchestrator"}),
+        poisoned("copies", b"{ copies", headers={"CC": ["pricing.commands"], "BCC": ["pricing.commands"]}),
         poisoned("type other than the routing key", changed("t", lambda d: d.update(type=f"{typed}v1")).message.body),
         poisoned("long routing key", user="admin", routing_key=typed + "v" * (255 - len(typed))),
         poisoned("time beyond every calendar", b"{1", timestamp=OUT_OF_RANGE),
@@ -157,10 +161,10 @@ async def test_poison_ends_as_a_dead_letter_with_its_bytes_and_its_neighbours_ar
             DEAD_LETTER_SECONDS_MAX,
         )
 
+        assert len(found) == len(poison), [item["error"] for item in found]
         bodies = {item["id"]: _bytes(await system.letter(item["id"])) for item in found}
         missing = [one.name for one in poison if one.message.body not in bodies.values()]
         assert not missing
-        assert len(found) == len(poison)
         assert {item["kind"] for item in found} == {"permanent"}
         assert {item["state"] for item in found} == {"open"}
         assert "dl_spoofed" not in bodies

@@ -1,0 +1,246 @@
+"""Deadlocks, cut connections and a database that is away: nothing is lost, nobody is blamed, no attempt is spent."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+from yarl import URL
+
+from infra.chassis.decoding import Raw
+from tests.support.ledger_bench import Bench, Replica
+from tests.support.ledger_service import Wakeups, create_shipment, limit_changed, reserve, settings
+from tests.support.servers import TestServers
+
+pytestmark = pytest.mark.usefixtures("prompt_polls")
+
+WAIT_SECONDS = 30.0
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def running(replica: Replica) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(replica.loop.run())
+    try:
+        yield task
+    finally:
+        replica.loop.stop()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
+
+
+def offer(replica: Replica, *raws: Raw) -> None:
+    for raw in raws:
+        replica.loop.offer(replica.delivery(raw))
+
+
+async def acknowledged(replica: Replica, tag: int) -> None:
+    async def reached() -> bool:
+        return tag in replica.channel.acknowledged
+
+    await eventually(reached)
+
+
+async def waits_for_a_lock(bench: Bench) -> bool:
+    query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    return bool(await bench.rows(query))
+
+
+@pytest.fixture
+async def rival(ledger_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Somebody else's session, which may hold locks that the loop needs."""
+    connection = await asyncpg.connect(ledger_url, server_settings={"search_path": "credit"})
+    yield connection
+    await connection.close()
+
+
+async def test_a_deadlock_is_tried_again_at_once_and_nobody_becomes_a_dead_letter(bench: Bench, rival: asyncpg.Connection) -> None:
+    replica = bench.replica()
+    await replica.turn(reserve("s0:step", buyer="ok.A"), reserve("s0b:step", buyer="ok.B"))
+    # The loop is to be the victim: it looks for deadlocks after a second, the rival much later.
+    await rival.execute("SET deadlock_timeout = '60s'")
+
+    async with running(replica):
+        transaction = rival.transaction()
+        await transaction.start()
+        await rival.execute("SELECT * FROM account WHERE key = 'B' FOR UPDATE")
+        offer(replica, reserve("s1:step", buyer="ok.A"), reserve("s2:step", buyer="ok.B"))
+        await eventually(lambda: waits_for_a_lock(bench))
+        await rival.execute("SELECT * FROM account WHERE key = 'A' FOR UPDATE")
+        await transaction.rollback()
+        await acknowledged(replica, 4)
+
+    deadlocks = await bench.rows("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    assert await bench.effects() == ["do"] * 4
+    assert await bench.letters() == []
+    assert await bench.rows("SELECT 1 FROM retry") == []
+    assert deadlocks[0][0] >= 0
+
+
+async def test_two_replicas_with_crossing_keys_wait_for_each_other_instead_of_deadlocking(bench: Bench) -> None:
+    first, second = bench.replica(), bench.replica()
+    forth = [reserve(f"f{n}:step", buyer=f"ok.{n}") for n in range(30)]
+    back = [reserve(f"b{n}:step", buyer=f"ok.{n}") for n in reversed(range(30))]
+
+    await asyncio.gather(*(replica.turn(*batch) for replica, batch in ((first, forth), (second, back))))
+
+    assert len(await bench.effects()) == 60
+    assert await bench.letters() == []
+
+
+async def test_a_connection_that_is_cut_in_the_middle_of_a_batch_costs_nothing(bench: Bench, rival: asyncpg.Connection) -> None:
+    replica = bench.replica()
+    await replica.turn(reserve("s0:step", buyer="ok.A"))
+
+    async with running(replica), rival.transaction():
+        await rival.execute("SELECT * FROM account WHERE key = 'A' FOR UPDATE")
+        offer(replica, reserve("s1:step", buyer="ok.A"), limit_changed("C-1"))
+        await eventually(lambda: waits_for_a_lock(bench))
+        cut = await rival.fetchval(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        assert cut == 1
+        await rival.execute("ROLLBACK; BEGIN")
+        await acknowledged(replica, 3)
+
+    assert await bench.effects() == ["do", "do", "event"]
+    assert await bench.letters() == []
+    assert await bench.rows("SELECT 1 FROM retry") == []
+
+
+async def test_while_the_database_is_away_messages_wait_without_spending_attempts(
+    bench: Bench, servers: TestServers, ledger_url: str
+) -> None:
+    replica, name = bench.replica(), URL(ledger_url).path.lstrip("/")
+    admin = await asyncpg.connect(servers.database_admin_url)
+    try:
+        async with running(replica) as task:
+            await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+            await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+            offer(replica, reserve("s1:step"), reserve("s2:step", buyer="bug"), limit_changed("C-1"))
+            before = replica.loop.turned_at
+            await eventually(lambda: _later(replica, before))
+            assert replica.channel.acknowledged == []
+            assert not task.done()
+            await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+            await acknowledged(replica, 3)
+    finally:
+        await admin.close()
+
+    assert await bench.effects() == ["do", "event"]
+    (letter,) = await bench.letters()
+    assert (letter["error_class"], letter["attempts"]) == ("ValueError", 1)
+
+
+async def _later(replica: Replica, before: float) -> bool:
+    return replica.loop.turned_at > before + 0.25
+
+
+async def test_a_loop_that_is_stopped_during_an_outage_ends_and_acknowledges_nothing(
+    bench: Bench, servers: TestServers, ledger_url: str
+) -> None:
+    replica, name = bench.replica(), URL(ledger_url).path.lstrip("/")
+    admin = await asyncpg.connect(servers.database_admin_url)
+    try:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        async with running(replica) as task:
+            offer(replica, reserve("s1:step"))
+            before = replica.loop.turned_at
+            await eventually(lambda: _later(replica, before))
+        assert task.done()
+        assert replica.channel.acknowledged == []
+    finally:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        await admin.close()
+
+
+async def test_an_acknowledgement_on_a_dead_channel_is_ignored_and_the_second_delivery_is_a_duplicate(bench: Bench) -> None:
+    replica, message = bench.replica(), reserve("s1:step")
+    replica.channel.broken = True
+    await replica.turn(message)
+    replica.channel.broken = False
+
+    await replica.turn(message)
+
+    assert await bench.effects() == ["do"]
+    assert replica.channel.acknowledged == [2]
+
+
+async def test_a_lost_commit_reply_is_recognised_when_the_same_batch_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = bench.replica()
+    commit, failures = replica.loop._transaction, [ConnectionResetError("the reply to COMMIT was lost")]
+
+    async def committed_and_cut(*arguments: object, **values: object) -> None:
+        await commit(*arguments, **values)  # type: ignore[arg-type]
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(replica.loop, "_transaction", committed_and_cut)
+    await replica.turn(reserve("s1:step"), reserve("s2:step", buyer="bug"))
+
+    assert await bench.effects() == ["do"]
+    assert len(await bench.letters()) == 1
+    assert replica.channel.acknowledged == [2]
+
+
+async def test_a_suspect_is_taken_alone_and_dead_after_three_recorded_tries_while_its_neighbours_are_handled(bench: Bench) -> None:
+    replica = bench.replica()
+    suspect, neighbour = reserve("s1:step", deliveries=2), reserve("s2:step", deliveries=2)
+    identity = f"/orchestrator\n{suspect.message_id}"
+    await bench.execute("INSERT INTO suspect (consumer, identity, tries) VALUES ('credit.commands', :i, 3)", i=identity)
+
+    await replica.turn(reserve("s0:step"), suspect, neighbour)
+
+    (letter,) = await bench.letters()
+    assert (letter["kind"], letter["message_id"]) == ("crash-loop", suspect.message_id)
+    assert letter["identity"] == ["credit.commands", "s1:step", "do"]
+    assert await bench.effects() == ["do", "do"]
+    assert await bench.inbox() | {str(suspect.message_id): "dead"} == await bench.inbox()
+
+
+async def test_a_suspect_that_was_handled_already_is_a_duplicate_however_often_it_comes(bench: Bench) -> None:
+    replica, message = bench.replica(), reserve("s1:step", deliveries=5)
+
+    for _ in range(6):
+        await replica.turn(message)
+
+    assert await bench.effects() == ["do"]
+    assert await bench.letters() == []
+
+
+async def test_settling_that_kept_ending_the_process_is_a_dead_letter_and_not_tried_again(bench: Bench) -> None:
+    replica = bench.replica()
+    await replica.turn(create_shipment("s1:step", priority="settle-kill"))
+    await replica.call()
+    replica.loop._settleable.clear()  # the process that made the call is gone
+    await bench.execute("INSERT INTO suspect (consumer, identity, tries) VALUES ('credit.commands', E'settle\\ns1:step', 3)")
+
+    await replica.turn()
+
+    (letter,) = await bench.letters()
+    assert letter["kind"] == "crash-loop"
+    assert (await bench.operation("s1:step"))[0] == "claimed"
+    assert await bench.rows("SELECT 1 FROM suspect") == []
+
+
+async def test_rows_that_were_begun_before_without_a_word_are_taken_alone_and_forgotten_when_handled(bench: Bench) -> None:
+    replica = bench.replica(sources=(Wakeups(),), settings=settings(row_poll_seconds=0.001))
+    replica.loop.backlog(0)
+    replica.loop._backlog_since -= 60
+    replica.loop._last_delivery -= 60
+    await bench.execute("INSERT INTO wakeup (id, key, tries) VALUES ('w1', 'K', 7), ('w2', 'K', 7), ('w3', 'K', 0)")
+
+    await replica.turn()
+
+    assert sorted(await bench.effects()) == ["row", "row", "row"]
+    assert await bench.rows("SELECT 1 FROM suspect") == []
