@@ -1,4 +1,4 @@
-"""A database with the ledger's tables for each test, copied from a template that is made once."""
+"""One database with the ledger's tables, emptied for each test: copying a database would take most of a test's time."""
 
 import asyncio
 import secrets
@@ -15,6 +15,8 @@ from tests.support.ledger_bench import Bench, connect
 from tests.support.ledger_service import create_tables
 from tests.support.servers import TestServers
 
+TABLES = "inbox, operation, outbox, emission, retry, call, suspect, account, effect, wakeup"
+
 
 @pytest.fixture(autouse=True)
 def plain_logs() -> Iterator[None]:
@@ -27,20 +29,19 @@ def plain_logs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def ledger_template(servers: TestServers) -> Iterator[str]:
+def ledger_database(servers: TestServers) -> Iterator[str]:
     name = f"ledger_{secrets.token_hex(6)}"
-    asyncio.run(_create(servers.database_admin_url, name))
-    yield name
+    url = str(URL(servers.database_admin_url).with_path(f"/{name}"))
+    asyncio.run(_create(servers.database_admin_url, name, url))
+    yield url
     asyncio.run(_execute(servers.database_admin_url, f'DROP DATABASE "{name}" WITH (FORCE)'))
 
 
 @pytest.fixture
-async def ledger_url(servers: TestServers, ledger_template: str) -> AsyncIterator[str]:
-    """The administrator's URL of a fresh ledger."""
-    name = f"test_{secrets.token_hex(6)}"
-    await _execute(servers.database_admin_url, f'CREATE DATABASE "{name}" TEMPLATE "{ledger_template}"')
-    yield str(URL(servers.database_admin_url).with_path(f"/{name}"))
-    await _execute(servers.database_admin_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+async def ledger_url(ledger_database: str) -> str:
+    """The administrator's URL of an empty ledger."""
+    await _execute(ledger_database, f"SET search_path = credit; TRUNCATE {TABLES}")
+    return ledger_database
 
 
 @pytest.fixture
@@ -58,9 +59,8 @@ def prompt_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "SETTLE_POLL_SECONDS", 0.0)
 
 
-async def _create(admin_url: str, name: str) -> None:
+async def _create(admin_url: str, name: str, url: str) -> None:
     await _execute(admin_url, f'CREATE DATABASE "{name}"')
-    url = str(URL(admin_url).with_path(f"/{name}"))
     await upgrade(url, "credit", "tests.support")
     engine = connect(url)
     async with engine.begin() as connection:
@@ -68,8 +68,8 @@ async def _create(admin_url: str, name: str) -> None:
     await engine.dispose()
 
 
-async def _execute(admin_url: str, statement: str) -> None:
-    connection = await asyncpg.connect(admin_url)
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
     try:
         await connection.execute(statement)
     finally:
