@@ -96,7 +96,9 @@ def parse(body: bytes, content_type: str | None, headers: Mapping[str, Any], *, 
             raise EnvelopeError("datacontenttype", f"is {content!r}; send application/json")
         return _envelope(document, data)
     if media_type == JSON or media_type.endswith("+json"):
-        attributes = {name[3:].lower(): _header_text(name, value) for name, value in headers.items() if name.lower().startswith("ce-")}
+        attributes = {
+            name[3:].lower(): _header_text(name, value) for name, value in headers.items() if name.lower().startswith("ce-")
+        }
         if not attributes:
             raise EnvelopeError("headers", "no `ce-` headers; send CloudEvents in binary mode, or structured as " + STRUCTURED)
         return _envelope(attributes, parse_object(body, trusted=trusted))

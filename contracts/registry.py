@@ -93,9 +93,7 @@ ENTRIES: tuple[Entry, ...] = (
     *_command(pricing.PriceOrder, done=pricing.OrderPriced, refused=pricing.OrderNotPriced),
     *_event(pricing.ListPriceChanged, ("erp",), "pricing.events"),
     *_event(pricing.ContractChanged, ("erp",), "pricing.events"),
-    *_command(
-        fulfillment.CreateShipment, done=fulfillment.ShipmentCreated, refused=fulfillment.ShipmentRefused
-    ),
+    *_command(fulfillment.CreateShipment, done=fulfillment.ShipmentCreated, refused=fulfillment.ShipmentRefused),
     *_command(
         fulfillment.CancelShipment,
         done=fulfillment.ShipmentCancelled,
@@ -103,18 +101,14 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     *_event(fulfillment.CarrierChanged, ("erp",), "fulfillment.events"),
     *_event(fulfillment.ShipmentDelivered, SYSTEMS, "fulfillment.events"),
-    *_command(
-        procurement.OrderGoods, deployed=False, done=procurement.GoodsOrdered, refused=procurement.GoodsNotOrdered
-    ),
+    *_command(procurement.OrderGoods, deployed=False, done=procurement.GoodsOrdered, refused=procurement.GoodsNotOrdered),
     *_event(deadletters.DeadLetterOpened, (FAILURE_DESK,), "orchestrator.events"),
     *_event(deadletters.ReplayHandled, SERVICES, "deadletters.events"),
 )
 
 REGISTRY: Mapping[str, Entry] = {entry.wire_name: entry for entry in ENTRIES}
 VERSIONS: Mapping[str, tuple[int, ...]] = {
-    name: tuple(
-        sorted(version_of(other) or 0 for other in REGISTRY if unversioned(other) == name)
-    )
+    name: tuple(sorted(version_of(other) or 0 for other in REGISTRY if unversioned(other) == name))
     for name in {unversioned(wire_name) for wire_name in REGISTRY}
 }
 Upcaster = Callable[[Json], Json]

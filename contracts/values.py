@@ -63,7 +63,7 @@ def _unit(code: str) -> str:
 
 def _no_float(value: Any) -> Any:
     if isinstance(value, bool | float):
-        raise ValueError("must be a decimal string or an integer, never a float: write \"2.5\"")
+        raise ValueError('must be a decimal string or an integer, never a float: write "2.5"')
     if isinstance(value, str) and len(value) > QUANTITY_DIGITS_MAX + 2:
         raise ValueError(f"has more than {QUANTITY_DIGITS_MAX} digits")
     return value

@@ -187,6 +187,6 @@ class ItemChanged(Event):
 
 
 MESSAGES = (
-    WarehouseChanged, ItemChanged, ReserveStock, StockReserved, StockShort, ReleaseStock, StockReleased, QueryAvailability, AvailabilityReported,
-    StockReceived, StockCounted, StockLow, StockRecovered,
+    WarehouseChanged, ItemChanged, ReserveStock, StockReserved, StockShort, ReleaseStock, StockReleased,
+    QueryAvailability, AvailabilityReported, StockReceived, StockCounted, StockLow, StockRecovered,
 )  # fmt: skip

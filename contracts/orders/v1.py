@@ -9,7 +9,9 @@ from contracts.inventory.v1 import Allocations, Lines
 from contracts.message import Event
 from contracts.values import Address, Buyer, BuyerId, Count, Currency, Money, OrderId, PartnerId, Reason, Shipment, Value
 
-OrderNumber = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$", strip_whitespace=True)]
+OrderNumber = Annotated[
+    str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$", strip_whitespace=True)
+]
 Priority = Annotated[str, StringConstraints(pattern=r"^(low|normal|high|urgent)$")]
 Shipments = Annotated[tuple[Shipment, ...], Field(max_length=50)]
 

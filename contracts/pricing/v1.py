@@ -6,7 +6,21 @@ from pydantic import Field
 
 from contracts.inventory.v1 import Lines
 from contracts.message import Command, Event
-from contracts.values import LINES_MAX, AMOUNT_MINOR_MAX, Currency, Money, OrderId, PartnerId, Quantity, Reason, Sequence, Sku, Text, UnitCode, Value
+from contracts.values import (
+    AMOUNT_MINOR_MAX,
+    LINES_MAX,
+    Currency,
+    Money,
+    OrderId,
+    PartnerId,
+    Quantity,
+    Reason,
+    Sequence,
+    Sku,
+    Text,
+    UnitCode,
+    Value,
+)
 
 MinorUnits = Annotated[int, Field(strict=True, ge=0, le=AMOUNT_MINOR_MAX)]
 BasisPoints = Annotated[int, Field(strict=True, ge=-10_000, le=10_000)]

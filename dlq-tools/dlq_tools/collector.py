@@ -130,9 +130,7 @@ class Collector:
             )
             if batch:
                 await self._store([read(found, datetime.now(UTC)) for found, _ in batch])
-                with library_failures():
-                    underlay = await channel.get_underlay_channel()
-                    await underlay.basic_ack(batch[-1][1], multiple=True)
+                await self._acknowledge(channel, batch[-1][1])
             elif intake.ended:
                 raise BrokerUnreachable(intake.reason)
             elif time.monotonic() >= next_probe:
@@ -140,6 +138,12 @@ class Collector:
                 next_probe = time.monotonic() + self._settings.watchdog_interval_seconds
             else:
                 await self._stop_or_arrival(intake, next_probe - time.monotonic())
+
+    async def _acknowledge(self, channel: AbstractChannel, tag: int) -> None:
+        """Settles the delivery and all before it."""
+        with library_failures():
+            underlay = await channel.get_underlay_channel()
+            await underlay.basic_ack(tag, multiple=True)
 
     async def _stop_or_arrival(self, intake: "Intake", seconds: float) -> None:
         stopping = asyncio.create_task(self._runtime.stopping.wait())

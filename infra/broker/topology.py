@@ -43,7 +43,12 @@ def definitions(passwords: Mapping[str, str], vhost: str = "/", users: Mapping[s
     names = queues()
     return {
         "users": [
-            {"name": user, "password_hash": _hash(passwords[user]), "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": ""}
+            {
+                "name": user,
+                "password_hash": _hash(passwords[user]),
+                "hashing_algorithm": "rabbit_password_hashing_sha256",
+                "tags": "",
+            }
             for user in USERS
         ],
         "vhosts": [{"name": vhost}],
@@ -55,7 +60,15 @@ def definitions(passwords: Mapping[str, str], vhost: str = "/", users: Mapping[s
         ],
         "policies": [_policy(queue, vhost) for queue in names],
         "exchanges": [
-            {"name": name, "vhost": vhost, "type": kind, "durable": True, "auto_delete": False, "internal": False, "arguments": {}}
+            {
+                "name": name,
+                "vhost": vhost,
+                "type": kind,
+                "durable": True,
+                "auto_delete": False,
+                "internal": False,
+                "arguments": {},
+            }
             for name, kind in ((COMMANDS, "topic"), (EVENTS, "topic"), (DEAD_LETTERS, "topic"), (REPLAY, "direct"))
         ],
         "queues": [
@@ -64,7 +77,14 @@ def definitions(passwords: Mapping[str, str], vhost: str = "/", users: Mapping[s
             for name in (queue, queue + DEAD_SUFFIX)
         ],
         "bindings": [
-            {"source": source, "vhost": vhost, "destination": queue, "destination_type": "queue", "routing_key": key, "arguments": {}}
+            {
+                "source": source,
+                "vhost": vhost,
+                "destination": queue,
+                "destination_type": "queue",
+                "routing_key": key,
+                "arguments": {},
+            }
             for source, queue, key in bindings()
         ],
     }
@@ -104,12 +124,11 @@ def _permissions(user: str) -> dict[str, str]:
 
 def _topics(user: str) -> dict[str, str]:
     sent = [entry for entry in ENTRIES if user in entry.senders]
-    topics = {
+    return {
         COMMANDS: _any(_versions(entry.wire_name for entry in sent if entry.is_command)),
         EVENTS: _any(_versions(entry.wire_name for entry in sent if not entry.is_command)),
         DEAD_LETTERS: _any(re.escape(queue) for queue in queues_of(user)),
     }
-    return topics
 
 
 def _versions(wire_names: Iterable[str]) -> Sequence[str]:

@@ -13,6 +13,7 @@ CLAIM = text(
     SELECT o.id, o.correlation FROM unnest(CAST(:ids AS text[]), CAST(:correlations AS text[])) AS o (id, correlation)
     ORDER BY o.id
     ON CONFLICT DO NOTHING
+    RETURNING operation_id
     """
 )
 # A statement of its own, after CLAIM: it sees what another replica committed while CLAIM waited for it.
@@ -48,8 +49,11 @@ SAVE = text(
 async def claim(connection: AsyncConnection, correlations: Mapping[str, str]) -> dict[str, Operation]:
     """Rows for all operation ids (mapped to their sagas), created where missing, locked until the transaction ends."""
     ids = sorted(correlations)
-    await connection.execute(CLAIM, {"ids": ids, "correlations": [correlations[one] for one in ids]})
-    return await lock(connection, ids)
+    rows = await connection.execute(CLAIM, {"ids": ids, "correlations": [correlations[one] for one in ids]})
+    new = {one: Operation(id=one, correlation_id=correlations[one]) for (one,) in rows}
+    # A row that this transaction has inserted is its own until the commit: only the others are to be waited for and read.
+    known = [one for one in ids if one not in new]
+    return {**new, **await lock(connection, known)} if known else new
 
 
 async def lock(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, Operation]:

@@ -22,7 +22,7 @@ from contracts.envelope import BODY_BYTES_MAX, JSON, STRUCTURED, Envelope
 from contracts.message import Message
 from infra.chassis.errors import Permanent
 from infra.chassis.service import Outbound
-from infra.chassis.trace import continued
+from infra.chassis.trace import continued, started
 
 EXCHANGES: Final = {"command": "commands", "event": "events"}
 
@@ -110,7 +110,7 @@ def encode_payload(
         "actor": out.actor or (cause.actor if cause else None),
         "partnerid": out.partner_id or (cause.partnerid if cause else None),
         "dueby": out.due_by,
-        "traceparent": continued(cause.traceparent if cause else None),
+        "traceparent": continued(cause.traceparent) if cause else started(),
         "tracestate": cause.tracestate if cause else None,
     }
     if timing is not None:

@@ -5,8 +5,8 @@
     sweeper: rows due, older than a few seconds, with row locks ──────┤   unknown: same id again, by the sweeper
                                                                       └─> refused: parked, visibly
 Invariants. (1) Nothing is published before its commit. (2) A row is deleted only after the broker's confirm, or when no registered
-receiver exists for an event that came back unroutable. (3) An id that this process holds in memory is not taken by its own sweeper,
-so it is never in flight twice on one channel. Two processes may publish one id twice: the receiver's inbox folds them.
+receiver exists for an event that came back unroutable. (3) An id that this process holds, from its commit until it is deleted or backs off,
+is not taken by its own sweeper, so it is never in flight twice on one channel. Two processes may publish one id twice: the receiver's inbox folds them.
 Why a deletion may be lost: the row is then published again later, under the same id.
 """
 
@@ -120,8 +120,9 @@ class OutboxRelay:
         crash_point(self._service, "before-publish")
         try:
             receipts = await self._publisher.publish([self._outgoing(row) for row in rows])
-        finally:
+        except BaseException:
             self._held.difference_update(row.message_id for row in rows)
+            raise
         crash_point(self._service, "after-publish")
         failed: list[tuple[OutboxRow, Receipt]] = []
         for row, receipt in zip(rows, receipts, strict=True):
@@ -174,6 +175,8 @@ class OutboxRelay:
         except (SQLAlchemyError, OSError) as error:
             # The rows stay due; the sweeper takes them when the database is back.
             log.warning("outbox_unavailable", error=str(error)[:300])
+        finally:
+            self._held.difference_update(row.message_id for row, _ in failed)
 
     async def _delete_regularly(self) -> None:
         while not self._stopping:
@@ -189,6 +192,8 @@ class OutboxRelay:
             except (SQLAlchemyError, OSError) as error:
                 log.warning("outbox_unavailable", error=str(error)[:300])
                 return
+            finally:
+                self._held.difference_update(batch)
             crash_point(self._service, "after-delete")
 
     async def _sweep_regularly(self) -> None:
@@ -215,7 +220,6 @@ class OutboxRelay:
             found = (await connection.execute(SWEEP, values)).all()
         if found:
             log.info("outbox_swept", rows=len(found))
-        confirmed = set(self._confirmed)
         rows = [
             OutboxRow(
                 message_id=row.message_id,
@@ -228,7 +232,6 @@ class OutboxRelay:
                 headers=json.loads(row.headers),
             )
             for row in sorted(found, key=lambda row: row.position)
-            if row.message_id not in confirmed
         ]
         self.submit(rows)
 

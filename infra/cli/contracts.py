@@ -40,7 +40,9 @@ def show(wire_name: str, as_json: Json = False) -> None:
 
 
 @app.command()
-def check(as_json: Json = False, write: Annotated[bool, typer.Option("--write", help="Publish the schemas as they are now.")] = False) -> None:
+def check(
+    as_json: Json = False, write: Annotated[bool, typer.Option("--write", help="Publish the schemas as they are now.")] = False
+) -> None:
     """Compare the models with the published schemas; an incompatible edit is refused and needs a new version."""
     if write:
         publish.write()

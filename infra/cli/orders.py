@@ -34,7 +34,9 @@ WATCH_SECONDS_MAX = 600
 
 @app.command()
 def submit(
-    files: Annotated[list[Path], typer.Argument(help="JSON files, one order each, as in docs/partners.md.", exists=True, dir_okay=False)],
+    files: Annotated[
+        list[Path], typer.Argument(help="JSON files, one order each, as in docs/partners.md.", exists=True, dir_okay=False)
+    ],
     partner: Partner = "acme",
     wait: Annotated[int, typer.Option("--wait", help="Wait so many seconds for the end.", min=0, max=30)] = 0,
     as_json: Json = False,
@@ -94,7 +96,9 @@ def show(order_id: str, partner: Partner = "acme", as_json: Json = False) -> Non
 
 
 @app.command()
-def watch(order_id: str, partner: Partner = "acme", seconds: Annotated[int, typer.Option(min=1, max=WATCH_SECONDS_MAX)] = 60) -> None:
+def watch(
+    order_id: str, partner: Partner = "acme", seconds: Annotated[int, typer.Option(min=1, max=WATCH_SECONDS_MAX)] = 60
+) -> None:
     """Show each change until the order ends; exit code 1 when it has not ended in time."""
     found = addresses()
     deadline = time.monotonic() + seconds
@@ -127,7 +131,9 @@ def cancel(order_id: str, partner: Partner = "acme", as_json: Json = False) -> N
 
 
 def _print(order: Mapping[str, Any]) -> None:
-    console.print(f"{order['order_id']}  {order['order_number']}  {order['status']}: {order['message']}", markup=False, soft_wrap=True)
+    console.print(
+        f"{order['order_id']}  {order['order_number']}  {order['status']}: {order['message']}", markup=False, soft_wrap=True
+    )
     for reason in order["reasons"]:
         console.print(f"  {reason['code']}: {reason['detail']}", markup=False, soft_wrap=True)
     for step in order["steps"]:

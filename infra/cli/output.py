@@ -1,6 +1,6 @@
 """How every command speaks: one JSON document with --json, a table for people, and exit codes that mean something.
 
-    0 done   1 ran, some items failed   2 usage   3 nothing matched   4 refused by policy or permission   5 cannot reach the system
+0 done   1 ran, some items failed   2 usage   3 nothing matched   4 refused by policy or permission   5 cannot reach the system
 """
 
 import json
@@ -59,7 +59,10 @@ def addresses(home: Home | None = None) -> Mapping[str, Any]:
     home = home or open_home()
     found = home.addresses()
     if not found or "ingress" not in found:
-        fail(UNREACHABLE, f"no stack has been started in {home.path}; type `tutti up`, or set TUTTI_HOME to the home of one that runs")
+        fail(
+            UNREACHABLE,
+            f"no stack has been started in {home.path}; type `tutti up`, or set TUTTI_HOME to the home of one that runs",
+        )
     return found
 
 

@@ -1,8 +1,8 @@
 """The reconciliation proof: every emitted message is somewhere, every order in exactly one state, every effect explained. Pure.
 
-    emitted ──> outbox? ──> in the receiver's inbox? ──> retry, dead letter, still in the queue? ──> else: undelivered
-    accepted order ──> has a process? ──> else: lost                operation ──> outcome, or a reason for none? ──> else: unanswered
-    effect ──> belongs to a known process? ──> else: unexplained    service's own sums ──> doubled, unexplained
+emitted ──> outbox? ──> in the receiver's inbox? ──> retry, dead letter, still in the queue? ──> else: undelivered
+accepted order ──> has a process? ──> else: lost                operation ──> outcome, or a reason for none? ──> else: unanswered
+effect ──> belongs to a known process? ──> else: unexplained    service's own sums ──> doubled, unexplained
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,7 +62,9 @@ def _lost(evidence: Evidence) -> list[Doubt]:
     in_queue = evidence.depths.get("orchestrator.events", 0) > 0
     dead = {message_id for _, message_id in evidence.dead}
     return [
-        Doubt("lost", saga_id, f"the order was accepted with message {message_id} and has no process", f"tutti saga show {saga_id}")
+        Doubt(
+            "lost", saga_id, f"the order was accepted with message {message_id} and has no process", f"tutti saga show {saga_id}"
+        )
         for message_id, wire_name, _, saga_id in evidence.facts.get("ingress", {}).get("emitted", ())
         if wire_name == ACCEPTED and saga_id not in known and message_id not in waiting | dead and not in_queue
     ]

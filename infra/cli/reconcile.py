@@ -26,12 +26,16 @@ def reconcile(
     if as_json:
         print_json(document)
     else:
-        console.print(f"{document['orders']} processes: {', '.join(f'{n} {state}' for state, n in document['in'].items()) or 'none'}")
+        console.print(
+            f"{document['orders']} processes: {', '.join(f'{n} {state}' for state, n in document['in'].items()) or 'none'}"
+        )
         for kind in KINDS:
             rows = [(one["id"], one["detail"], one["command"]) for one in document[kind]]
             if rows:
                 print_table(f"{len(rows)} {kind}", ("id", "what", "look into it with"), rows)
-        console.print("[green]nothing is lost, nothing is doubled[/green]" if document["ok"] else "[red]something does not fit[/red]")
+        console.print(
+            "[green]nothing is lost, nothing is doubled[/green]" if document["ok"] else "[red]something does not fit[/red]"
+        )
     raise typer.Exit(DONE if document["ok"] else SOME_FAILED)
 
 
@@ -58,7 +62,9 @@ def gather(found: Mapping[str, Any]) -> Evidence:
     """
     token = token_of_operator(found)
     facts = {name: _get(f"{url}/internal/reconcile", token) for name, url in found["services"].items()}
-    letters = _get(f"{found['dead_letters']}/internal/dead-letters?limit=1000&state=open&state=replaying&state=parked&state=discarded", token)
+    letters = _get(
+        f"{found['dead_letters']}/internal/dead-letters?limit=1000&state=open&state=replaying&state=parked&state=discarded", token
+    )
     return Evidence(
         facts=facts,
         sagas=_sagas(found, token),
@@ -76,8 +82,10 @@ def _sagas(found: Mapping[str, Any], token: str) -> list[dict[str, Any]]:
         sagas += page["sagas"]
         after = page["after"]
         if after is None:
-            return sagas
-    fail(SOME_FAILED, f"more than {PAGE_MAX * PAGES_MAX} processes; reconcile a shorter time")
+            break
+    else:
+        fail(SOME_FAILED, f"more than {PAGE_MAX * PAGES_MAX} processes; reconcile a shorter time")
+    return sagas
 
 
 def _get(url: str, token: str) -> Any:

@@ -43,7 +43,9 @@ def list_sagas(
     """List processes, newest first. Example: tutti saga list --state stuck"""
     found = addresses()
     parameters: dict[str, Any] = {"limit": limit, "state": state or None, "partner": partner, "workflow": workflow}
-    response = request("GET", url_of(found), token_of_operator(found), params={k: v for k, v in parameters.items() if v is not None})
+    response = request(
+        "GET", url_of(found), token_of_operator(found), params={k: v for k, v in parameters.items() if v is not None}
+    )
     if response.status_code == 422:
         fail(USAGE, detail(response))
     rows = response.json()["sagas"]
@@ -53,7 +55,10 @@ def list_sagas(
     print_table(
         f"{len(rows)} processes",
         ("id", "workflow", "state", "subject", "partner", "started", "stuck"),
-        [(r["id"], f"{r['workflow']} v{r['version']}", r["state"], r["subject"], r["partner"], r["started_at"], r["stuck"]) for r in rows],
+        [
+            (r["id"], f"{r['workflow']} v{r['version']}", r["state"], r["subject"], r["partner"], r["started_at"], r["stuck"])
+            for r in rows
+        ],
     )
 
 
@@ -114,7 +119,9 @@ def confirm(yes: bool, question: str) -> None:
 def print_timeline(document: Mapping[str, Any]) -> None:
     """The process as bars over its time: one line a step, undo steps below their do."""
     state, workflow = document["state"], f"{document['workflow']} v{document['version']}"
-    console.print(f"{document['subject']}  {workflow}  [bold]{state}[/bold]  saga {document['id']}", soft_wrap=True, highlight=False)
+    console.print(
+        f"{document['subject']}  {workflow}  [bold]{state}[/bold]  saga {document['id']}", soft_wrap=True, highlight=False
+    )
     for reason in document["reasons"]:
         console.print(f"  because {reason['code']}: {reason['detail']}", markup=False, soft_wrap=True)
     begin = _moment(document["started_at"]) or 0.0
@@ -131,7 +138,10 @@ def print_timeline(document: Mapping[str, Any]) -> None:
 
 def _moments(document: Mapping[str, Any]) -> list[str | None]:
     undos = [step["undo"] for step in document["steps"] if step["undo"]]
-    return [document["finished_at"], *(part[name] for part in [*document["steps"], *undos] for name in ("sent_at", "answered_at"))]
+    return [
+        document["finished_at"],
+        *(part[name] for part in [*document["steps"], *undos] for name in ("sent_at", "answered_at")),
+    ]
 
 
 def _print_bar(name: str, state: str, attempts: int, part: Mapping[str, Any], begin: float, span: float) -> None:
@@ -144,7 +154,9 @@ def _print_bar(name: str, state: str, attempts: int, part: Mapping[str, Any], be
     length = max(1, min(int((last - sent) / span * BAR_WIDTH), BAR_WIDTH - start))
     again = f" ×{attempts}" if attempts > 1 else ""
     bar = " " * start + "█" * length
-    console.print(f"  {name:<24}{state:<12}{bar:<{BAR_WIDTH}} {(last - sent) * 1000:.0f} ms{again}", markup=False, highlight=False)
+    console.print(
+        f"  {name:<24}{state:<12}{bar:<{BAR_WIDTH}} {(last - sent) * 1000:.0f} ms{again}", markup=False, highlight=False
+    )
 
 
 def _moment(text: str | None) -> float | None:

@@ -81,9 +81,13 @@ def _say_how_to_go_on(home: Home) -> None:
     if home.path != open_home().path:
         console.print(f"  export TUTTI_HOME={home.path}", soft_wrap=True, highlight=False)
     console.print("  source .venv/bin/activate", highlight=False)
-    console.print("  tutti saga list; tutti order submit docs/examples/order.json --wait 10; dlq list; tutti reconcile", highlight=False)
     console.print(
-        f"  curl -H 'Authorization: Bearer {found['partners']['acme']['api_key']}' {found['ingress']}/v1/orders", soft_wrap=True, highlight=False
+        "  tutti saga list; tutti order submit docs/examples/order.json --wait 10; dlq list; tutti reconcile", highlight=False
+    )
+    console.print(
+        f"  curl -H 'Authorization: Bearer {found['partners']['acme']['api_key']}' {found['ingress']}/v1/orders",
+        soft_wrap=True,
+        highlight=False,
     )
     console.print("  tutti down", highlight=False)
 

@@ -57,9 +57,9 @@ class Story:
             await self._tell()
 
     async def _tell(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="tutti-tpch-") as directory:
-            with self._console.status("making TPC-H data (scale 0.01), offline"):
-                data = await asyncio.to_thread(generate, Path(directory), ORDERS + ORDERS_UNDER_FIRE, self._mark, int(time.time()))
+        making = self._console.status("making TPC-H data (scale 0.01), offline")
+        with tempfile.TemporaryDirectory(prefix="tutti-tpch-") as directory, making:
+            data = await asyncio.to_thread(generate, Path(directory), ORDERS + ORDERS_UNDER_FIRE, self._mark, int(time.time()))
         await self._load(data)
         await self._post_orders(data.orders[:ORDERS])
         await self._show_one()
@@ -69,7 +69,10 @@ class Story:
         self._show_addresses()
 
     async def _load(self, data: DemoData) -> None:
-        self._act("1. Master data", "The systems `erp` and `wms` publish facts on the broker; credit, inventory and pricing take what is theirs.")
+        self._act(
+            "1. Master data",
+            "The systems `erp` and `wms` publish facts on the broker; credit, inventory and pricing take what is theirs.",
+        )
         systems = self._found["systems"]
         with self._progress() as progress:
             for label, system, facts in (("buyers, catalogue", "erp", data.master), ("stock", "wms", data.stock)):
@@ -82,12 +85,16 @@ class Story:
                         progress.advance(task, len(step))
 
     async def _post_orders(self, orders: Sequence[Mapping[str, Any]]) -> None:
-        self._act("2. Orders", f"{len(orders)} orders over HTTP from {len(self._found['partners'])} partners, each waiting for its end.")
+        self._act(
+            "2. Orders", f"{len(orders)} orders over HTTP from {len(self._found['partners'])} partners, each waiting for its end."
+        )
         began = time.monotonic()
         results = await self._post_all("orders", orders)
         seconds = time.monotonic() - began
         outcomes = Counter((one["status"], one["reasons"][0]["code"] if one["reasons"] else "") for one in results)
-        table = Table(title=f"{len(results)} orders in {seconds:.1f} s ({len(results) / seconds:.0f} a second)", title_justify="left")
+        table = Table(
+            title=f"{len(results)} orders in {seconds:.1f} s ({len(results) / seconds:.0f} a second)", title_justify="left"
+        )
         for column in ("outcome", "why", "orders"):
             table.add_column(column)
         for (status, why), count in sorted(outcomes.items(), key=lambda item: -item[1]):
@@ -101,23 +108,46 @@ class Story:
     async def _show_one(self) -> None:
         refused = next((one for one in self._posted if one["reasons"] and one["reasons"][0]["code"].startswith("credit")), None)
         chosen = refused or next(one for one in self._posted if one["status"] == "refused")
-        self._act("3. One order's timeline", "Refused, so everything that was done before is taken back, newest first (`tutti saga show`).")
+        self._act(
+            "3. One order's timeline",
+            "Refused, so everything that was done before is taken back, newest first (`tutti saga show`).",
+        )
         print_timeline(await self._saga(chosen["order_id"]))
 
     async def _break_and_repair(self) -> None:
-        self._act("4. The guided break", "The carrier `parcelway` stops answering. An order that needs it is retried, then lies in the dead letters.")
+        self._act(
+            "4. The guided break",
+            "The carrier `parcelway` stops answering. An order that needs it is retried, then lies in the dead letters.",
+        )
         await self._carrier("POST", {"kind": "unavailable"})
         try:
             order = await self._post_one(self._order_for("US", 1), wait=0)
             letter = await self._until("the order's dead letter", lambda: self._letter_of(order["order_id"]))
         finally:
             await self._carrier("DELETE", None)
-        self._console.print(f"  [bold]dlq list[/bold]  {letter['id']}  {letter['type']}  {letter['error_class']}: {letter['error']}", soft_wrap=True)
-        self._console.print("  The carrier answers again. The dead letter is replayed; it keeps its operation, so it can take effect only once:")
-        replay = [str(Path(sys.executable).parent / "dlq"), "replay", letter["id"], "--reason", "carrier is back", "--yes", "--wait", "--json"]
+        self._console.print(
+            f"  [bold]dlq list[/bold]  {letter['id']}  {letter['type']}  {letter['error_class']}: {letter['error']}",
+            soft_wrap=True,
+        )
+        self._console.print(
+            "  The carrier answers again. The dead letter is replayed; it keeps its operation, so it can take effect only once:"
+        )
+        replay = [
+            str(Path(sys.executable).parent / "dlq"),
+            "replay",
+            letter["id"],
+            "--reason",
+            "carrier is back",
+            "--yes",
+            "--wait",
+            "--json",
+        ]
         self._console.print(f"  [bold]dlq replay {letter['id']} --reason 'carrier is back' --yes --wait[/bold]", soft_wrap=True)
         process = await asyncio.create_subprocess_exec(
-            *replay, env={**os.environ, "TUTTI_HOME": str(self._home.path)}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            *replay,
+            env={**os.environ, "TUTTI_HOME": str(self._home.path)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
         out, err = await asyncio.wait_for(process.communicate(), STATE_SECONDS_MAX)
         self._expect(process.returncode == 0, f"the replay succeeds ({out.decode()[-300:]} {err.decode()[-300:]})")
@@ -127,7 +157,10 @@ class Story:
 
     async def _kill_under_load(self, orders: Sequence[Mapping[str, Any]]) -> None:
         row = next(row for row in stack.status(self._home)["processes"] if row["name"] == "orchestrator")
-        self._act("5. A kill -9 under load", f"The orchestrator (pid {row['pid']}) is killed while {len(orders)} orders are on their way.")
+        self._act(
+            "5. A kill -9 under load",
+            f"The orchestrator (pid {row['pid']}) is killed while {len(orders)} orders are on their way.",
+        )
         posting = asyncio.create_task(self._post_all("orders", orders))
         await asyncio.sleep(0.5)
         os.kill(int(row["pid"]), signal.SIGKILL)
@@ -137,14 +170,18 @@ class Story:
                 await self._until(f"the end of {one['order_id']}", lambda order_id=one["order_id"]: self._ended(order_id))  # type: ignore[misc]
         now = next(row for row in stack.status(self._home)["processes"] if row["name"] == "orchestrator")
         self._expect(now["restarts"] > row["restarts"], "the supervisor has started it again")
-        self._console.print(f"  all {len(results)} orders have ended; the orchestrator runs again as pid {now['pid']}", soft_wrap=True)
+        self._console.print(
+            f"  all {len(results)} orders have ended; the orchestrator runs again as pid {now['pid']}", soft_wrap=True
+        )
 
     async def _prove(self) -> None:
         self._act("6. The proof", "`tutti reconcile` asks every process what it sent, received, holds and did, and compares.")
         document = await asyncio.to_thread(proven, self._found)
         states = ", ".join(f"{count} {state}" for state, count in document["in"].items())
         self._console.print(f"  {document['orders']} orders: {states}")
-        doubts = {kind: document[kind] for kind in ("lost", "doubled", "unanswered", "undelivered", "unexplained") if document[kind]}
+        doubts = {
+            kind: document[kind] for kind in ("lost", "doubled", "unanswered", "undelivered", "unexplained") if document[kind]
+        }
         self._expect(document["ok"], f"nothing is lost or doubled: {doubts}")
         self._console.print("  [green]nothing is lost, nothing is doubled[/green]")
 
@@ -180,7 +217,9 @@ class Story:
         if wait:
             headers["Prefer"] = f"wait={wait}"
         response = await self._http.post(f"{self._found['ingress']}/v1/orders", json=dict(order), headers=headers)
-        self._expect(response.status_code in (200, 202), f"the order is accepted: HTTP {response.status_code} {response.text[:500]}")
+        self._expect(
+            response.status_code in (200, 202), f"the order is accepted: HTTP {response.status_code} {response.text[:500]}"
+        )
         return {**response.json(), "key": key}
 
     def _order_for(self, country: str, number: int) -> dict[str, Any]:
@@ -188,7 +227,13 @@ class Story:
             "order_number": f"{self._mark}-BREAK-{number}",
             "revision": 0,
             "buyer": {"id": "C-17", "name": "Nordlicht Handel GmbH"},
-            "ship_to": {"name": "Nordlicht Inc", "lines": ["1 Pier Road"], "city": "Boston", "postal_code": "02110", "country": country},
+            "ship_to": {
+                "name": "Nordlicht Inc",
+                "lines": ["1 Pier Road"],
+                "city": "Boston",
+                "postal_code": "02110",
+                "country": country,
+            },
             "currency": "EUR",
             "lines": [{"line": "1", "sku": "P-100", "quantity": "3", "unit": "C62"}],
         }

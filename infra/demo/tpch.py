@@ -123,7 +123,12 @@ def _items(tables: _Tables, wanted: set[str], mark: str, sequence: int) -> Itera
         if sku not in wanted:
             continue
         item = ItemChanged(
-            sku=sku, unit="C62", weight_grams=int(row[5]) * 100, reorder_point=Decimal(500), recovery_level=Decimal(1000), sequence=sequence
+            sku=sku,
+            unit="C62",
+            weight_grams=int(row[5]) * 100,
+            reorder_point=Decimal(500),
+            recovery_level=Decimal(1000),
+            sequence=sequence,
         )
         price = ListPriceChanged(
             sku=sku,

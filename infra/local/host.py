@@ -8,7 +8,5 @@ from infra.local.layout import PACKAGES
 if __name__ == "__main__":
     unknown = [name for name in sys.argv[1:] if name not in PACKAGES]
     if unknown or not sys.argv[1:]:
-        raise SystemExit(
-            f"usage: python -m infra.local.host NAME...; unknown: {unknown}; known: {', '.join(PACKAGES)}"
-        )
+        raise SystemExit(f"usage: python -m infra.local.host NAME...; unknown: {unknown}; known: {', '.join(PACKAGES)}")
     main(*(PACKAGES[name] for name in sys.argv[1:]))

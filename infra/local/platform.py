@@ -56,9 +56,7 @@ async def _install(home: Home, prepared: PreparedServers) -> None:
     passwords = {user: home.secret(f"broker {user}") for user in topology.USERS}
     parts = urlsplit(prepared.broker.url)
     document = topology.definitions(passwords, vhost=_vhost(prepared.broker.url))
-    await asyncio.to_thread(
-        topology.apply, prepared.broker.management_url or "", document, administrator=parts.username
-    )
+    await asyncio.to_thread(topology.apply, prepared.broker.management_url or "", document, administrator=parts.username)
     for service, package in PACKAGES.items():
         password = home.secret(f"database {service}")
         await upgrade(prepared.database.url, service, package, password=password, append_only=append_only(service))
@@ -106,9 +104,7 @@ def _environment(home: Home, prepared: PreparedServers, service: str, ports: Map
     return {prefix + name: value for name, value in values.items()}
 
 
-def _processes(
-    home: Home, prepared: PreparedServers, options: Options, ports: Mapping[str, int]
-) -> list[ProcessSpec]:
+def _processes(home: Home, prepared: PreparedServers, options: Options, ports: Mapping[str, int]) -> list[ProcessSpec]:
     servers = tuple(spec.name for spec in prepared.processes)
     specs = [_carrier(ports[CARRIER])]
     for name, services in (SEPARATE if options.separate else HOSTED).items():
@@ -150,9 +146,7 @@ def _carrier(port: int) -> ProcessSpec:
     )
 
 
-async def _open_for_business(
-    home: Home, prepared: PreparedServers, options: Options, ports: Mapping[str, int]
-) -> dict[str, Any]:
+async def _open_for_business(home: Home, prepared: PreparedServers, options: Options, ports: Mapping[str, int]) -> dict[str, Any]:
     systems = {user: {"broker": broker_url(home, prepared, user)} for user in SYSTEMS}
     keys = await sample.open_accounts(
         _database_url(home, prepared, "ingress"), home.secret("api key pepper"), PARTNERS, home.secret

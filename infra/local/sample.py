@@ -33,9 +33,7 @@ LOAD_SECONDS_MAX: Final = 120.0
 Secret = Callable[[str], str]
 
 
-async def open_accounts(
-    ingress_url: str, pepper: str, partners: Mapping[str, Sequence[str]], secret: Secret
-) -> dict[str, str]:
+async def open_accounts(ingress_url: str, pepper: str, partners: Mapping[str, Sequence[str]], secret: Secret) -> dict[str, str]:
     """Partner accounts with the broker users that may order for them, and a key each. Repeating it gives the same keys."""
     engine = create_async_engine(async_url(ingress_url))
     try:
@@ -90,9 +88,7 @@ def _item(number: int) -> Iterator[Fact]:
     )  # fmt: skip
     yield Fact(f"sample-item-{sku}", item)
     tiers = (Tier(from_quantity=Decimal(10), discount=300), Tier(from_quantity=Decimal(100), discount=800))
-    price = ListPriceChanged(
-        sku=sku, unit="C62", unit_price=_price(number, 100), tiers=tiers, scarcity_surcharge=500, sequence=1
-    )
+    price = ListPriceChanged(sku=sku, unit="C62", unit_price=_price(number, 100), tiers=tiers, scarcity_surcharge=500, sequence=1)
     yield Fact(f"sample-price-{sku}", price)
 
 

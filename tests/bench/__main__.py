@@ -38,14 +38,21 @@ out = Console(stderr=True)
 def order(mark: str, number: int, country: str) -> bytes:
     """An order of three lines, different each time."""
     lines = [
-        {"line": str(line + 1), "sku": f"P-{(number * 7 + line * 131) % ITEMS + 1}", "quantity": "1", "unit": "C62"} for line in range(3)
+        {"line": str(line + 1), "sku": f"P-{(number * 7 + line * 131) % ITEMS + 1}", "quantity": "1", "unit": "C62"}
+        for line in range(3)
     ]
     return json.dumps(
         {
             "order_number": f"{mark}-{number}",
             "revision": 0,
             "buyer": {"id": f"C-{number % BUYERS + 1}", "name": "Nordlicht Handel GmbH"},
-            "ship_to": {"name": "Nordlicht Lager", "lines": ["Kaistr. 7"], "city": "Bremen", "postal_code": "28195", "country": country},
+            "ship_to": {
+                "name": "Nordlicht Lager",
+                "lines": ["Kaistr. 7"],
+                "city": "Bremen",
+                "postal_code": "28195",
+                "country": country,
+            },
             "currency": "EUR",
             "lines": lines,
         }
@@ -109,7 +116,9 @@ async def measure(addresses: Mapping[str, Any], home: Any, repeats: int, scale: 
             rate, took = await load.run(concurrency, orders)
             rates[concurrency].append(rate)
             latencies[concurrency].append(_percentiles(took))
-            out.print(f"repeat {repeat + 1}: concurrency {concurrency}: {rate:.0f} orders/s, median {_percentiles(took)['p50']:.1f} ms")
+            out.print(
+                f"repeat {repeat + 1}: concurrency {concurrency}: {rate:.0f} orders/s, median {_percentiles(took)['p50']:.1f} ms"
+            )
             if concurrency == max(CONCURRENCIES):
                 spent = cpu_seconds(home)
                 cpu.append({name: (spent[name] - before.get(name, 0.0)) / orders * 1000 for name in spent})
@@ -135,11 +144,14 @@ def _report(
     over_http: list[float],
 ) -> dict[str, Any]:
     ratios = [
-        rate * per_order / one["confirmed_publishes_per_second"] for rate, per_order, one in zip(rates[200], messages, floors, strict=True)
+        rate * per_order / one["confirmed_publishes_per_second"]
+        for rate, per_order, one in zip(rates[200], messages, floors, strict=True)
     ]
     runs = {
         "orders_per_second": {str(c): _range(values) for c, values in rates.items()},
-        "latency_ms": {str(c): {p: _range([one[p] for one in values]) for p in ("p50", "p95", "p99")} for c, values in latencies.items()},
+        "latency_ms": {
+            str(c): {p: _range([one[p] for one in values]) for p in ("p50", "p95", "p99")} for c, values in latencies.items()
+        },
         "floor": {name: _range([one[name] for one in floors]) for name in floors[0]},
         "messages_per_order": _range(messages),
         "floor_ratio": _range(ratios),
@@ -147,7 +159,9 @@ def _report(
     }
     return {
         "orders_per_second": {str(c): _middle(values) for c, values in rates.items()},
-        "latency_ms": {str(c): {p: _middle([one[p] for one in values]) for p in ("p50", "p95", "p99")} for c, values in latencies.items()},
+        "latency_ms": {
+            str(c): {p: _middle([one[p] for one in values]) for p in ("p50", "p95", "p99")} for c, values in latencies.items()
+        },
         "floor": {name: _middle([one[name] for one in floors]) for name in floors[0]},
         "messages_per_order": _middle(messages),
         "floor_ratio": _middle(ratios),
@@ -201,7 +215,10 @@ def main() -> int:
             home = open_home(Path(directory))
             out.print("starting a stack of its own")
             started = stack.start_detached(
-                home, [sys.executable, "-m", "infra.cli.main", "up"], UP_SECONDS_MAX, env={**_environment(), "TUTTI_HOME": directory}
+                home,
+                [sys.executable, "-m", "infra.cli.main", "up"],
+                UP_SECONDS_MAX,
+                env={**_environment(), "TUTTI_HOME": directory},
             )
             try:
                 report = asyncio.run(measure(home.addresses(), home, arguments.repeats, arguments.scale))

@@ -42,5 +42,7 @@ async def published_messages(addresses: Mapping[str, Any]) -> float:
     counts: dict[str, float] = {}
     async with httpx2.AsyncClient(trust_env=False, timeout=10) as client:
         for url in addresses["services"].values():
-            counts.update({service: float(count) for service, count in _PUBLISHED.findall((await client.get(f"{url}/metrics")).text)})
+            counts.update(
+                {service: float(count) for service, count in _PUBLISHED.findall((await client.get(f"{url}/metrics")).text)}
+            )
     return sum(counts.values())

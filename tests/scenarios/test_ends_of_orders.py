@@ -12,6 +12,7 @@ from tests.support.platform import Platform
 from tests.support.workload import BLOCKED, BLOCKED_TOO, BUYER_WITHOUT_CREDIT, MORE_THAN_ALL_STOCK, OVER_HTTP, RESEMBLING, line, order
 
 EVENT_SECONDS = 15.0
+RACES_MAX = 20
 
 
 async def promised(client: httpx2.AsyncClient, ear: Ear, sku: str) -> Decimal:
@@ -122,23 +123,23 @@ async def test_an_order_that_its_carrier_refuses_is_taken_back(acme: httpx2.Asyn
     assert await promised(acme, ear, "P-306") == before
 
 
-async def test_an_order_is_cancelled_in_time(acme: httpx2.AsyncClient, ear: Ear, carrier: CarrierDesk) -> None:
+async def test_an_order_is_cancelled_in_time(acme: httpx2.AsyncClient, ear: Ear) -> None:
     before = await promised(acme, ear, "P-307")
-    await carrier.misbehave("slow", delay_seconds=3, action="book", count=1)
-    placed = await post(acme, order(country=OVER_HTTP, lines=[line(1, "P-307", "4")]))
-    order_id, saga_id = placed.json()["order_id"], placed.headers["x-correlation-id"]
-    # Cancelled before anything else could be decided, so that it is in time whatever is done first.
-    asked = await acme.post(f"/v1/orders/{order_id}/cancel", json={"reason": "ordered twice"})
+    # The process runs on while the cancellation is on its way, so that the first may come too late.
+    for _ in range(RACES_MAX):
+        placed = (await post(acme, order(lines=[line(1, "P-307"), *(line(number, f"P-{number}") for number in range(2, 12))]))).json()
+        asked = await acme.post(f"/v1/orders/{placed['order_id']}/cancel", json={"reason": "ordered twice"})
+        document = await finished(acme, placed["order_id"])
+        if document["status"] == "cancelled":
+            break
+        assert (asked.status_code, document["status"]) in [(202, "completed"), (409, "completed")]
+        before -= 1
 
-    document = await finished(acme, order_id)
-
-    assert asked.status_code == 202
-    assert document["status"] == "cancelled"
-    cancelled = await ear.event("orders.order-cancelled.v1", order_id, within=EVENT_SECONDS)
-    assert cancelled["order_number"] == document["order_number"]
+    assert (asked.status_code, document["status"]) == (202, "cancelled")
+    cancelled = await ear.event("orders.order-cancelled.v1", placed["order_id"], within=EVENT_SECONDS)
+    assert cancelled["order_number"] == placed["order_number"]
     assert await promised(acme, ear, "P-307") == before
-    effects = await carrier.effects(saga_id)
-    assert effects.count("booked") == effects.count("cancelled")
+    assert not ear.of(placed["order_id"], "fulfillment.shipment-created.v1")
 
 
 async def test_a_cancellation_while_the_carrier_thinks_waits_for_its_answer(acme: httpx2.AsyncClient, ear: Ear, carrier: CarrierDesk) -> None:

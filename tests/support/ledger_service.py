@@ -58,7 +58,7 @@ EVENTS = "credit.events"
 ORDER = "ord_" + "0" * 26
 
 TABLES = """
-CREATE TABLE account (key text PRIMARY KEY, held bigint NOT NULL DEFAULT 0);
+CREATE TABLE account (key text PRIMARY KEY, held bigint NOT NULL DEFAULT 0, booked boolean NOT NULL DEFAULT false);
 CREATE TABLE effect (position bigint GENERATED ALWAYS AS IDENTITY, operation_id text, message_id text NOT NULL,
                      direction text NOT NULL, key text NOT NULL, amount bigint NOT NULL);
 CREATE TABLE wakeup (id text PRIMARY KEY, key text NOT NULL, mood text NOT NULL DEFAULT 'ok', due_at timestamptz NOT NULL DEFAULT now(),
@@ -68,9 +68,10 @@ CREATE TABLE wakeup (id text PRIMARY KEY, key text NOT NULL, mood text NOT NULL 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What is held on one key."""
+    """What is held on one key. `booked` says that one of it is a shipment, so that its undo knows what to take back."""
 
     held: int = 0
+    booked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +99,9 @@ class Accounts:
             text("INSERT INTO account (key) SELECT k FROM unnest(CAST(:keys AS text[])) AS k ORDER BY k ON CONFLICT DO NOTHING"), values
         )
         rows = await connection.execute(
-            text("SELECT key, held FROM account WHERE key = ANY(CAST(:keys AS text[])) ORDER BY key FOR UPDATE"), values
+            text("SELECT key, held, booked FROM account WHERE key = ANY(CAST(:keys AS text[])) ORDER BY key FOR UPDATE"), values
         )
-        return {key: Account(held) for key, held in rows}
+        return {key: Account(held, booked) for key, held, booked in rows}
 
     async def save(self, connection: AsyncConnection, changed: Mapping[str, Account], facts: Sequence[object]) -> None:
         effects = [fact for fact in facts if isinstance(fact, Effect)]
@@ -109,10 +110,12 @@ class Accounts:
         ordered = sorted(changed)
         await connection.execute(
             text(
-                "UPDATE account SET held = c.held FROM unnest(CAST(:keys AS text[]), CAST(:held AS bigint[])) AS c (key, held) "
-                "WHERE account.key = c.key"
+                "UPDATE account SET held = c.held, booked = c.booked FROM unnest(CAST(:keys AS text[]), CAST(:held AS bigint[]), "
+                "CAST(:booked AS boolean[])) AS c (key, held, booked) WHERE account.key = c.key"
             ),
-            {"keys": ordered, "held": [changed[key].held for key in ordered]},
+            {
+                "keys": ordered, "held": [changed[key].held for key in ordered], "booked": [changed[key].booked for key in ordered],
+            },
         )
         if effects:
             await connection.execute(
@@ -230,7 +233,7 @@ class Rules:
         if mood == "huge":
             reasons = tuple(Reason(code="no", detail="x" * 1000) for _ in range(400))
             return Decision(
-                Account(account.held + 1),
+                replace(account, held=account.held + 1),
                 CreditDeclined(**shared, shortfall=command.amount, reasons=reasons),
                 facts=(Effect(context.operation_id, context.envelope.id, "do", buyer_of(command), 1),),
             )
@@ -238,7 +241,7 @@ class Rules:
             return Decision(account, CreditDeclined(**shared, shortfall=command.amount))
         minor = command.amount.amount_minor
         return Decision(
-            Account(account.held + minor),
+            replace(account, held=account.held + minor),
             CreditReserved(**shared),
             events=(StockRecovered(sku="A", available=Decimal(2), sequence=1),) if mood == "chatty" else (),
             facts=(Effect(context.operation_id, context.envelope.id, "do", buyer_of(command), minor),),
@@ -252,7 +255,7 @@ class Rules:
         answer = CreditReleased(order_id=command.order_id, buyer_id=command.buyer_id, amount=amount)
         minor = amount.amount_minor
         facts = (Effect(context.operation_id, context.envelope.id, "undo", buyer_of(command), -minor),)
-        return Decision(Account(account.held - minor), answer, facts=facts)
+        return Decision(replace(account, held=account.held - minor), answer, facts=facts)
 
     def book(self, command: CreateShipment, account: Account, context: Context) -> Decision[Account]:
         self._failures.meet(mood_of(command.priority), context.envelope.id)
@@ -266,7 +269,7 @@ class Rules:
         if results[-1].outcome != "done":
             return Decision(account, ShipmentRefused(order_id=command.order_id, reasons=(Reason(code="no", detail="no"),)))
         return Decision(
-            Account(account.held + 1),
+            Account(account.held + 1, booked=True),
             ShipmentCreated(order_id=command.order_id, shipments=(Shipment(warehouse="W", carrier="C", tracking="T"),)),
             facts=(Effect(context.operation_id, context.envelope.id, "do", command.order_id, 1),),
         )
@@ -281,13 +284,12 @@ class Rules:
     def cancelled(
         self, command: CancelShipment, account: Account, context: Context, results: Sequence[CallResult]
     ) -> Decision[Account]:
-        booking = next((one for one in results if one.call.key.endswith("/book")), None)
-        held = 1 if booking is not None and booking.outcome == "done" else 0
+        held = 1 if account.booked else 0
         if results[-1].outcome != "done":
             reasons = (Reason(code="no", detail="no"),)
             return Decision(account, ShipmentNotCancellable(order_id=command.order_id, reasons=reasons))
         return Decision(
-            Account(account.held - held),
+            Account(account.held - held, booked=False),
             ShipmentCancelled(order_id=command.order_id, shipments=()),
             facts=(Effect(context.operation_id, context.envelope.id, "undo", command.order_id, -held),),
         )
@@ -358,7 +360,7 @@ class Wakeups:
 
     def decide(self, row: Wakeup, state: Account, context: Context) -> Decision[Account]:
         Failures().meet(row.payload, row.id)
-        return Decision(Account(state.held + 1), facts=(Effect(None, row.id, "row", row.key, 1),))
+        return Decision(replace(state, held=state.held + 1), facts=(Effect(None, row.id, "row", row.key, 1),))
 
     def envelope(self, row: Wakeup, now: datetime) -> Envelope:
         return Envelope(id=row.id, source="/ledger", type="wakeup", time=now, data={}, correlationid=row.key)

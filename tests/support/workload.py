@@ -1,6 +1,7 @@
 """Orders as partners write them, with the end that each should come to, and a partner who insists until he has been answered."""
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ IN_FLIGHT_MAX: Final = 100
 ATTEMPT_SECONDS_MAX: Final = 10.0
 
 Body = dict[str, Any]
+_turns = itertools.count()
 
 
 def line(number: int, sku: str, quantity: str = "1") -> Body:
@@ -36,12 +38,12 @@ def line(number: int, sku: str, quantity: str = "1") -> Body:
 
 
 def order(**changes: Any) -> Body:
-    """An order of one line that completes, with a number of its own. `country` and `name` (the buyer's) are short forms."""
+    """An order of one line that completes, with a number of its own, of one buyer after the other. `country` and `name` (the buyer's) are short forms."""
     country, name = changes.pop("country", FLEET), changes.pop("name", CANARY_NAME)
     body = {
         "order_number": f"PO-{uuid4().hex[:16]}",
         "revision": 0,
-        "buyer": {"id": changes.pop("buyer_id", "C-1"), "name": name},
+        "buyer": {"id": changes.pop("buyer_id", f"C-{next(_turns) % BUYERS + 1}"), "name": name},
         "ship_to": {"name": f"{CANARY_NAME} Lager", "lines": [CANARY_STREET], "city": "Bremen", "postal_code": "28195", "country": country},
         "currency": "EUR",
         "lines": [line(1, "P-1")],

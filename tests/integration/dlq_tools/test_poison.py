@@ -17,6 +17,8 @@ from tests.integration.dlq_tools.system import System, eventually, limit_changed
 
 NAME = "credit.limit-changed.v2"
 DEAD_LETTER_SECONDS_MAX = 5.0
+# Enough to share batches with each other and their neighbours.
+TOGETHER = 6
 OUT_OF_RANGE = datetime(2001, 1, 1, tzinfo=UTC)
 NOT_UTF8 = "text/not-utf-8"
 
@@ -145,21 +147,20 @@ def frames_that_no_library_writes(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_poison_ends_as_a_dead_letter_with_its_bytes_and_its_neighbours_are_handled(system: System) -> None:
     poison = poison_set()
     async with system.running_desk(), system.running_credit():
-        for position, one in enumerate(poison):
-            before = structured(limit_changed(f"N-{position}a"), "erp")
-            after = structured(limit_changed(f"N-{position}b"), "erp")
-            await system.publish("erp", before)
-            if one.extra is None:
-                await system.publish(one.user, one.message)
-            else:
-                await system.publish_as_it_is("erp", one.message, **one.extra)
-            await system.publish("erp", after)
-
-        found = await eventually(
-            lambda: system.letters(queue="credit.events"),
-            lambda letters: len(letters) >= len(poison),
-            DEAD_LETTER_SECONDS_MAX,
-        )
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(poison), TOGETHER):
+            for position, one in enumerate(poison[start : start + TOGETHER], start):
+                await system.publish("erp", structured(limit_changed(f"N-{position}a"), "erp"))
+                if one.extra is None:
+                    await system.publish(one.user, one.message)
+                else:
+                    await system.publish_as_it_is("erp", one.message, **one.extra)
+                await system.publish("erp", structured(limit_changed(f"N-{position}b"), "erp"))
+            found = await eventually(
+                lambda: system.letters(queue="credit.events"),
+                lambda letters, least=min(start + TOGETHER, len(poison)): len(letters) >= least,
+                DEAD_LETTER_SECONDS_MAX,
+            )
 
         assert len(found) == len(poison), [item["error"] for item in found]
         bodies = {item["id"]: _bytes(await system.letter(item["id"])) for item in found}

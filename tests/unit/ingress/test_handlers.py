@@ -53,12 +53,23 @@ def test_the_second_of_two_equal_submissions_is_ignored() -> None:
     assert (second.events, second.facts) == ((), ())
 
 
-@pytest.mark.parametrize("sender", ["wms", None, "ERP"])
+@pytest.mark.parametrize("sender", ["wms", "ingress", "ERP", ""])
 def test_a_broker_user_that_the_account_does_not_name_is_refused(sender: str | None) -> None:
     message, data = submitted()
 
     with pytest.raises(Permanent, match="may not send"):
         ACCEPT(message, ALLOWED, context(data, sender))
+
+
+@pytest.mark.parametrize("sender", [None, "deadletters"])
+def test_a_sender_that_is_not_stated_is_one_whom_the_broker_lets_send(sender: str | None) -> None:
+    message, data = submitted()
+
+    [sent] = ACCEPT(message, ALLOWED, context(data, sender)).events
+    assert isinstance(sent, Outbound)
+    assert sent.actor == "system:erp"
+    with pytest.raises(Permanent, match="erp may not send"):
+        ACCEPT(message, Submission(frozenset({"wms"}), None), context(data, sender))
 
 
 def test_a_submission_is_read_as_strictly_as_a_request() -> None:
