@@ -34,6 +34,7 @@ bench: setup ## Orders per second, latency and the machine's floor (under 15 min
 lock: ## Resolve the dependencies anew (needs uv); the locks name no registry
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml -o requirements.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --all-extras -c requirements.lock pyproject.toml -o requirements-dev.lock
+	echo hatchling | uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate -c requirements-dev.lock - -o infra/docker/build.lock
 
 clean: ## Remove .venv and caches; the stack's data in .tutti stay (`tutti reset` empties them)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -77,7 +77,7 @@ Quantity = Annotated[
     Decimal,
     BeforeValidator(_no_float),
     Field(gt=0, max_digits=QUANTITY_DIGITS_MAX, decimal_places=QUANTITY_DECIMALS_MAX, allow_inf_nan=False),
-    WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d{1,12}(\.\d{1,3})?$"}, {"type": "integer"}]}),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d{1,9}(\.\d{1,3})?$"}, {"type": "integer"}]}),
 ]
 """How much of something: a decimal string or an integer on the wire, greater than zero, at most three decimals."""
 
@@ -85,7 +85,7 @@ StockLevel = Annotated[
     Decimal,
     BeforeValidator(_no_float),
     Field(ge=0, max_digits=QUANTITY_DIGITS_MAX, decimal_places=QUANTITY_DECIMALS_MAX, allow_inf_nan=False),
-    WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d{1,12}(\.\d{1,3})?$"}, {"type": "integer"}]}),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d{1,9}(\.\d{1,3})?$"}, {"type": "integer"}]}),
 ]
 """A quantity that may be zero."""
 
@@ -159,7 +159,11 @@ class Address(Value):
     name: PersonalText
     lines: Annotated[tuple[PersonalText, ...], Field(min_length=1, max_length=4)]
     city: PersonalText
-    postal_code: Annotated[str, StringConstraints(min_length=1, max_length=16), Field(json_schema_extra={"x-personal": True})]
+    postal_code: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=16, pattern=r"^[^\x00-\x1f\x7f]*$"),
+        Field(json_schema_extra={"x-personal": True}),
+    ]
     country: CountryCode
 
 

@@ -1,5 +1,6 @@
 """The failure desk's internal HTTP API: what `dlq` talks to. Operators only; every act names its actor and its reason."""
 
+import asyncio
 import base64
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -103,7 +104,9 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
     @router.get("/dead-letters/{letter}")
     async def show_dead_letter(letter: Name) -> Response:
         async with runtime.engine.connect() as connection:
-            return _json(_shown(await postgres.item(connection, letter), letter, revealed=False))
+            found = await postgres.item(connection, letter)
+        # Masking looks at every byte, and a body may have many MiB.
+        return _json(await asyncio.to_thread(_shown, found, letter, revealed=False))
 
     @router.post("/dead-letters/{letter}/reveal")
     async def reveal_dead_letter(letter: Name, body: RevealBody) -> Response:

@@ -60,17 +60,8 @@ def _hidden(value: Any) -> Any:
 def _personal_text() -> re.Pattern[bytes]:
     names = b"|".join(re.escape(name.encode()) for name in sorted(personal_fields()))
     text = rb'"(?:[^"\\\n]|\\.){0,2000}"?'
-    return re.compile(
-        rb'("(?:'
-        + names
-        + rb')"\s{0,20}:\s{0,20})(\[\s{0,20}'
-        + text
-        + rb"(?:\s{0,20},\s{0,20}"
-        + text
-        + rb")*|"
-        + text
-        + rb")"
-    )
+    texts = rb"\[\s{0,20}" + text + rb"(?:\s{0,20},\s{0,20}" + text + rb")*(?:\s{0,20}\])?"
+    return re.compile(rb'("(?:' + names + rb')"\s{0,20}:\s{0,20})(?:' + texts + rb"|" + text + rb")")
 
 
 def _mask_text(body: bytes) -> bytes:

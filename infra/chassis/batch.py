@@ -28,7 +28,7 @@ from contracts.message import Event, unversioned
 from contracts.registry import COMMANDERS, REGISTRY, upcast
 from infra.chassis import calls, inbox, operation_rows, outbox, retries
 from infra.chassis.dead_letters import Kind, clean, dead_letter, describe_failure
-from infra.chassis.decoding import Decoded, Raw, Replay, dead_letter_id, identity_of, read, replay_of, resolve, sender_of
+from infra.chassis.decoding import Decoded, Raw, Replay, as_first_sent, dead_letter_id, identity_of, read, replay_of, resolve
 from infra.chassis.errors import Failure, Permanent, Transient, UnknownVersion
 from infra.chassis.inbox import MessageKey
 from infra.chassis.operations import Operation, StoredAnswer, Verdict, finish, judge, outcome_of, start
@@ -115,6 +115,7 @@ class Batch:
 
     def admit(self, raw: Raw, received_at: datetime, *, tag: int | None = None, retry: RetryRow | None = None) -> Arrival:
         """Decodes a message. What is wrong with it is kept, and becomes a retry or a dead letter in the transaction."""
+        raw = as_first_sent(raw)
         arrival = Arrival(raw=raw, received_at=received_at, tag=tag, retry=retry)
         try:
             arrival.replay = replay_of(raw)
@@ -564,7 +565,7 @@ class Batch:
             new_id=new_id,
             random=random.random,
             calls=tuple(row.result for row in known),
-            sender=sender_of(decoded.raw),
+            sender=decoded.raw.sender,
         )
 
     def _name(self, arrival: Arrival) -> str:

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Final
 
@@ -18,7 +18,10 @@ from infra.chassis.service import Direction, Route
 
 REPLAY_EXCHANGE: Final = "replay"
 REPLAY_HEADER: Final = "x-replay"
-ORIGINAL_SENDER_HEADER: Final = "x-original-sender"
+ORIGINAL_SENDER: Final = "x-original-sender"
+ORIGINAL_EXCHANGE: Final = "x-original-exchange"
+ORIGINAL_ROUTING_KEY: Final = "x-original-routing-key"
+ORIGINAL_ENCODING: Final = "x-original-content-encoding"
 REPLAY_MARKER: Final = re.compile(r"([!-~]{1,255}) ([0-9]{1,9})")
 OPERATION_ID_LENGTH_MAX: Final = 200
 PROBLEMS_MAX: Final = 20
@@ -27,7 +30,10 @@ NESTING_MAX: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A message as the broker delivered it, or as a row kept it. `sender` is the broker-verified user, None if not stated."""
+    """A message as the broker delivered it, or as a row kept it. `sender` is the broker-verified user, None if not stated.
+
+    `replay` is the failure desk's marker, None for what is no replay; see `as_first_sent`.
+    """
 
     body: bytes = field(repr=False)
     content_type: str | None
@@ -39,6 +45,7 @@ class Raw:
     exchange: str
     routing_key: str
     deliveries: int = 0
+    replay: str | None = None
 
     def to_json(self) -> bytes:
         """For a row. Headers keep their printable form; bodies stay as they are."""
@@ -53,6 +60,7 @@ class Raw:
                 "sender": self.sender,
                 "exchange": self.exchange,
                 "routing_key": self.routing_key,
+                "replay": self.replay,
             }
         ).encode()
 
@@ -129,14 +137,6 @@ def resolve(raw: Raw, envelope: Envelope, routes: Mapping[str, Route]) -> Decode
     return Decoded(raw=raw, envelope=envelope, message=message, route=route, replay=replay_of(raw))
 
 
-def sender_of(raw: Raw) -> str | None:
-    """Who published the message first: a replay comes from the failure desk, which says for whom. Nobody else is believed that."""
-    original = raw.headers.get(ORIGINAL_SENDER_HEADER)
-    if raw.exchange == REPLAY_EXCHANGE and raw.sender == FAILURE_DESK and isinstance(original, str):
-        return original
-    return raw.sender
-
-
 def describe(error: ValidationError) -> str:
     """Each problem with its JSON pointer, without the values, which may be personal."""
     problems = error.errors(include_url=False, include_input=False, include_context=False)
@@ -172,7 +172,7 @@ def _check_headers(raw: Raw) -> None:
 
 def _check_routing(raw: Raw, envelope: Envelope) -> None:
     # The broker permits each user its own routing keys. A body that claims another type would walk around that.
-    if raw.exchange != REPLAY_EXCHANGE and raw.exchange and raw.routing_key != envelope.type:
+    if raw.exchange and raw.routing_key != envelope.type:
         raise Permanent(f"type {envelope.type[:80]!r} was published with routing key {raw.routing_key[:80]!r}; they must be equal")
 
 
@@ -196,12 +196,38 @@ def _unroutable(wire_name: str) -> Permanent:
     return Permanent(f"no route of this consumer takes {wire_name[:120]!r}; see `tutti contracts list`")
 
 
-def replay_of(raw: Raw) -> Replay | None:
-    """The marker of a replay; it counts only from the failure desk. Raises Permanent when the desk's marker is malformed."""
+def as_first_sent(raw: Raw) -> Raw:
+    """A replay as the message that it repeats: sender, exchange, routing key and encoding are those of the first sending.
+
+    So a replay is checked as that was: the desk's trust must not carry what its sender was not trusted with. Anything that
+    is no replay of the desk comes back as it is, whatever its headers say.
+    """
     if raw.exchange != REPLAY_EXCHANGE or raw.sender != FAILURE_DESK:
+        return raw
+    return replace(
+        raw,
+        sender=_header(raw, ORIGINAL_SENDER),
+        exchange=_header(raw, ORIGINAL_EXCHANGE) or "",
+        routing_key=_header(raw, ORIGINAL_ROUTING_KEY) or "",
+        content_encoding=_header(raw, ORIGINAL_ENCODING),
+        replay=_header(raw, REPLAY_HEADER) or "",
+        headers={name: value for name, value in raw.headers.items() if name not in _DESK_HEADERS},
+    )
+
+
+def replay_of(raw: Raw) -> Replay | None:
+    """Which replay it is; None for what is none. Raises Permanent when the desk's marker is malformed."""
+    if raw.replay is None:
         return None
-    marker = raw.headers.get(REPLAY_HEADER)
-    found = REPLAY_MARKER.fullmatch(marker) if isinstance(marker, str) else None
+    found = REPLAY_MARKER.fullmatch(raw.replay)
     if found is None:
         raise Permanent(f"{REPLAY_HEADER}: a replay names its dead letter and its count, for example `dl_0a1b 1`")
     return Replay(dead_letter_id=found[1], count=int(found[2]))
+
+
+_DESK_HEADERS: Final = frozenset({REPLAY_HEADER, ORIGINAL_SENDER, ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, ORIGINAL_ENCODING})
+
+
+def _header(raw: Raw, name: str) -> str | None:
+    value = raw.headers.get(name)
+    return value if isinstance(value, str) and value else None

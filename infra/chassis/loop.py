@@ -94,6 +94,7 @@ class Loop:
         self._settleable: set[str] = set()
         self._stopping = False
         self._last_size = 0
+        self._last_seconds = 0.0
         self._next_retry_poll = 0.0
         self._next_settle_poll = 0.0
         self._next_row_poll = 0.0
@@ -144,8 +145,10 @@ class Loop:
             self._last_size = 0
             await self._sleep(self._pause_seconds())
         elif self._last_size >= self._settings.linger_batch_size_min and len(self._intake) < self._settings.batch_size_max:
-            # Busy: a few milliseconds more make a larger batch, and its round trips are what costs the processor.
-            await asyncio.sleep(self._settings.linger_seconds)
+            # Busy: a little more makes a larger batch, and a batch's round trips are what costs the processor. As long as the last
+            # transaction took: a machine at its limit makes them longer, and is then relieved by fewer of them.
+            least, most = self._settings.linger_seconds, self._settings.linger_seconds_max
+            await asyncio.sleep(min(max(least, self._last_seconds), most))
         size = min(len(self._intake), self._settings.batch_size_max)
         return [self._intake.popleft() for _ in range(size)]
 
@@ -359,7 +362,8 @@ class Loop:
         async with self._engine.begin() as connection:
             result = await self._batch.handle(connection, arrivals, settle, rows, crashed=crashed)
             crash_point(self._service, "before-commit")
-        BATCHES.labels(self._service, self.consumer.queue).observe(time.perf_counter() - began)
+        self._last_seconds = time.perf_counter() - began
+        BATCHES.labels(self._service, self.consumer.queue).observe(self._last_seconds)
         BATCH_SIZE.labels(self._service, self.consumer.queue).observe(len(arrivals) + len(settle) + len(rows))
         crash_point(self._service, "after-commit")
         self._after_commit(result)

@@ -5,6 +5,7 @@ its own database role, broker user, connections and port, so that hosting change
 """
 
 import asyncio
+import gc
 import importlib
 import os
 import signal
@@ -32,6 +33,7 @@ from infra.chassis.settings import ServiceSettings
 from infra.chassis.unit import Unit, unit_of_work
 
 TURN_SECONDS_MAX: Final = 60.0
+GC_ALLOCATIONS: Final = 50_000
 # A dead letter carries the untouched body, which may be as large as the broker took it, and up to two 16 KiB headers.
 DEAD_LETTER_BODY_BYTES_MAX: Final = 32 * 1024 * 1024
 DEAD_LETTER_HEADER_BYTES_MAX: Final = 64 * 1024
@@ -319,5 +321,8 @@ async def _host(packages: list[str], stop: asyncio.Event) -> None:
 
 def main(*packages: str) -> None:
     """The whole of a service's `__main__`."""
+    # Messages live for one batch and are freed by their reference counts; the cycle collector's default, a run every 700
+    # allocations, finds nothing and costs a few per cent.
+    gc.set_threshold(GC_ALLOCATIONS, 20, 50)
     logs.configure(packages[0].rsplit(".", 1)[-1] if len(packages) == 1 else "host")
     asyncio.run(host(packages))

@@ -16,6 +16,7 @@ class History:
         self.ids: dict[str, set[str]] = defaultdict(set)
         self.unknowns: dict[str, list[str]] = defaultdict(list)
         self.refusals: dict[str, str] = {}
+        self.cancellations: dict[str, str] = {}
         self.faults: list[str] = []
         self._file = path.open("a", buffering=1) if path else None
 
@@ -38,6 +39,11 @@ class History:
         self.unknowns[key].append(how)
         self._write("unknown", key=key, how=how)
 
+    def cancelling(self, key: str, how: str) -> None:
+        """What the request to cancel was answered."""
+        self.cancellations[key] = how
+        self._write("cancelling", key=key, how=how)
+
     def fault(self, what: str) -> None:
         """Something was broken on purpose, and is known to have broken."""
         self.faults.append(what)
@@ -58,9 +64,9 @@ class History:
             f"{len(self.open_keys)} never answered, {unknown} answers unknown; faults: {', '.join(_counted(self.faults)) or 'none'}"
         )
 
-    def _write(self, what: str, **facts: Any) -> None:
+    def _write(self, kind: str, **facts: Any) -> None:
         if self._file is not None:
-            self._file.write(json.dumps({"at": time.time(), "what": what, **facts}) + "\n")
+            self._file.write(json.dumps({"at": time.time(), "kind": kind, **facts}) + "\n")
 
 
 def _counted(words: Iterable[str]) -> list[str]:

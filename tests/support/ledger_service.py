@@ -44,6 +44,7 @@ from infra.chassis.service import (
     Consumer,
     Context,
     Decision,
+    Dependency,
     RowInput,
     RowSource,
     Service,
@@ -309,7 +310,7 @@ class Rules:
 def service(
     *,
     failures: Failures | None = None,
-    carrier: Carrier | None = None,
+    carrier: Dependency | None = None,
     sources: tuple[RowSource[Any, Any, Any], ...] = (),
     queue: str = QUEUE,
 ) -> Service:

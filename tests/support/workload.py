@@ -27,6 +27,7 @@ ITEMS: Final = 500
 MORE_THAN_ALL_STOCK: Final = 3500
 BUYER_WITHOUT_CREDIT: Final = "C-NOBODY"
 IN_FLIGHT_MAX: Final = 100
+INSISTING: Final = 0.9
 ATTEMPT_SECONDS_MAX: Final = 10.0
 
 Body = dict[str, Any]
@@ -53,9 +54,10 @@ def order(**changes: Any) -> Body:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An order, the key it is posted under, the ends that are right for it, and whether its partner insists on an answer.
+    """An order, the key it is posted under, the ends that are right for it, and what its partner does.
 
-    One who does not insist never learns what became of an order whose answer was lost: it exists, or it does not.
+    One who does not insist on an answer never learns what became of an order whose answer was lost: it exists, or it does not.
+    One who regrets asks for the cancellation as soon as the order is accepted, while its steps are being taken.
     """
 
     key: str
@@ -63,6 +65,7 @@ class Wanted:
     ends: frozenset[str]
     kind: str
     insists: bool = True
+    regrets: bool = False
 
     @property
     def number(self) -> str:
@@ -80,16 +83,19 @@ MIX: Final = (
 )
 
 
-def orders(seed: int, count: int, mark: str) -> list[Wanted]:
-    """`count` orders of the mix, the same for the same seed and mark. Each kind occurs once there are enough."""
+def orders(seed: int, count: int, mark: str, *, regretted: float = 0.0) -> list[Wanted]:
+    """`count` orders of the mix, the same for the same seed and mark. Each kind occurs once there are enough.
+
+    `regretted` is the share whose partner cancels at once; these may end as cancelled, or as their kind does.
+    """
     chance = random.Random(seed)
     kinds = [kind for kind, _, _ in MIX][:count]
     kinds += chance.choices([kind for kind, _, _ in MIX], [share for _, share, _ in MIX], k=count - len(kinds))
     chance.shuffle(kinds)
-    return [_wanted(kind, f"{mark}-{number}", chance) for number, kind in enumerate(kinds)]
+    return [_wanted(kind, f"{mark}-{number}", chance, regretted) for number, kind in enumerate(kinds)]
 
 
-def _wanted(kind: str, number: str, chance: random.Random) -> Wanted:
+def _wanted(kind: str, number: str, chance: random.Random, regretted: float) -> Wanted:
     skus = [f"P-{one}" for one in sorted(chance.sample(range(1, ITEMS + 1), chance.randint(1, 3)))]
     body = order(
         order_number=number,
@@ -103,7 +109,9 @@ def _wanted(kind: str, number: str, chance: random.Random) -> Wanted:
     if kind == "unpriced":
         body["lines"][-1]["sku"] = "P-NOBODY-KNOWS"
     end = next(end for name, _, end in MIX if name == kind)
-    return Wanted(f"key-{number}", body, frozenset({end}), kind, insists=chance.random() < 0.9)
+    regrets = chance.random() < regretted
+    ends = frozenset({end, "cancelled"} if regrets else {end})
+    return Wanted(f"key-{number}", body, ends, kind, insists=chance.random() < INSISTING, regrets=regrets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +158,20 @@ class Partner:
             return False
         if answer.is_success:
             self.history.accepted(one.key, answer.json()["order_id"])
+            if one.regrets:
+                await self._cancel(client, url, one.key, answer.json()["order_id"])
         else:
             self.history.refused(one.key, answer.status_code, answer.text)
         return True
+
+    async def _cancel(self, client: httpx2.AsyncClient, url: str, key: str, order_id: str) -> None:
+        """Asks once; the order's end tells whether it was in time."""
+        try:
+            answer = await client.post(f"{url}/v1/orders/{order_id}/cancel", headers=self.headers(key))
+        except httpx2.HTTPError as error:
+            self.history.cancelling(key, type(error).__name__)
+        else:
+            self.history.cancelling(key, f"HTTP {answer.status_code}")
 
     def headers(self, key: str) -> Mapping[str, str]:
         return {"Authorization": f"Bearer {self.api_key}", "Idempotency-Key": key}

@@ -20,16 +20,18 @@ from infra.chassis.service import Finding
 
 ITEM_COLUMNS: Final = """id, queue, type, message_id, correlation_id, subject, kind, error_class, error, attempts,
     first_failed_at, last_failed_at, group_id AS "group", revision, state"""
-LIFE_COLUMNS: Final = "id, state, attempts, replays, last_failed_at, replayed_at, proved_at"
+DETAIL_COLUMNS: Final = """source, operation_id, partner_id, trace, step, replays, service, service_version, identity, signature,
+    original, body"""
 
 _INSERT_MISSING = text("""
     INSERT INTO dead_letter (id)
     SELECT id FROM unnest(CAST(:ids AS text[])) AS wanted (id) ORDER BY id
     ON CONFLICT DO NOTHING
 """)
-_LOCK = text(
-    f"SELECT {LIFE_COLUMNS} FROM dead_letter WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR UPDATE"
-)  # noqa: S608 - a constant
+_LOCK = text("""
+    SELECT id, state, attempts, replays, last_failed_at, replayed_at, proved_at FROM dead_letter
+    WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR UPDATE
+""")
 _UPDATE_LIVES = text("""
     UPDATE dead_letter AS letter
     SET state = l.state, attempts = l.attempts, replays = l.replays, replayed_at = l.replayed_at, proved_at = l.proved_at
@@ -313,8 +315,7 @@ async def items(connection: AsyncConnection, filters: Filters, limit: int) -> li
 
 async def item(connection: AsyncConnection, letter: str) -> dict[str, Any] | None:
     """One dead letter with everything that is known of it, `history` included; None when there is none."""
-    columns = f"{ITEM_COLUMNS}, source, operation_id, partner_id, trace, step, replays, service, service_version, identity, signature, original, body"
-    statement = f"SELECT {columns} FROM dead_letter WHERE id = :id AND state <> 'announced'"  # noqa: S608 - constants
+    statement = f"SELECT {ITEM_COLUMNS}, {DETAIL_COLUMNS} FROM dead_letter WHERE id = :id AND state <> 'announced'"  # noqa: S608 - constants
     row = (await connection.execute(text(statement), {"id": letter})).first()
     if row is None:
         return None

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 import aio_pika
 import asyncpg
 import httpx2
+from dlq_tools.settings import Settings as DeskSettings
+from dlq_tools.wiring import build as build_desk
 from pydantic import SecretStr
 from yarl import URL
 
 from contracts.envelope import STRUCTURED, Envelope
-from dlq_tools.settings import Settings as DeskSettings
-from dlq_tools.wiring import build as build_desk
 from infra.broker.publisher import Outgoing, Publisher, PublisherSettings
 from infra.broker.topology import USERS, apply, definitions
 from infra.chassis.outbox import new_id

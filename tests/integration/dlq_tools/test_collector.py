@@ -5,8 +5,8 @@ from typing import Any
 
 import aio_pika
 import pytest
-
 from dlq_tools.collector import Collector
+
 from infra.broker.connection import BrokerUnreachable
 from infra.broker.publisher import Outgoing
 from infra.broker.topology import DELIVERY_LIMIT
@@ -51,7 +51,7 @@ async def test_a_crash_between_commit_and_acknowledgement_records_nothing_twice(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acknowledge = Collector._acknowledge
-    lost = []
+    lost: list[int] = []
 
     async def lose_the_first(self: Collector, channel: Any, tag: int) -> None:
         if not lost:
@@ -81,11 +81,10 @@ async def test_a_message_that_the_broker_gave_up_is_collected_by_its_bytes(syste
         channel = await connection.channel()
         queue = await channel.get_queue("credit.commands", ensure=False)
         for _ in range(DELIVERY_LIMIT + 1):
-            message = await eventually(
-                lambda: queue.get(fail=False), lambda message: message is not None or False, seconds=5
-            )
+            message = await eventually(lambda: queue.get(fail=False), lambda message: message is not None)
             assert message is not None
             await message.nack(requeue=True)
+    await eventually(lambda: ready_in(system, "credit.commands.dead"), lambda ready: ready == 1)
 
     async with system.running_desk():
         [letter] = await eventually(system.letters, bool)
@@ -108,7 +107,7 @@ async def test_a_message_that_the_broker_gave_up_is_collected_by_its_bytes(syste
         ("numbers too large", dead(b"5", {**FAILURE, "attempts": 10**30, "revision": 2**63})),
         ("nul and surrogates", dead(b"6", {**FAILURE, "error": "\x00\ud800", "type": "\x00"})),
         ("an original that is no JSON", dead(b"7", **{"x-original": "{"})),
-        ("tables in tables", dead(b"8", None, **{"deep": {"a": {"b": [{"c": None}]}}})),
+        ("tables in tables", dead(b"8", None, deep={"a": {"b": [{"c": None}]}})),
         ("20 MiB", dead(b"x" * (20 * 1024 * 1024))),
         ("empty", dead(b"")),
     ],

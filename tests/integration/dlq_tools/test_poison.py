@@ -38,7 +38,8 @@ def buyer(name: str) -> str:
 
 
 def valid(name: str) -> dict[str, Any]:
-    return json.loads(limit_changed(buyer(name)).to_bytes())
+    document: dict[str, Any] = json.loads(limit_changed(buyer(name)).to_bytes())
+    return document
 
 
 def poisoned(name: str, body: bytes | None = None, user: str = "erp", **properties: Any) -> Poison:
@@ -109,7 +110,7 @@ def poison_set() -> list[Poison]:
         poisoned("3 MB of empty objects", b"[" + b"{}," * 1_000_000 + b"{}]"),
         poisoned("100 KiB header", headers={"x-long": "x" * 100 * 1024}),
         poisoned("headers nested, body bad", b"{ headers nested, body bad", headers={"deep": nested(30)}),
-        poisoned("headers of odd types", b"{ headers of odd types", headers={"ce-id": 1.5, "list": [1, None, True], "bytes": bytearray(b"\xff")}),
+        poisoned("headers of odd types", b"{ headers of odd types", headers={"ce-id": 1.5, "list": [1, None], "bytes": bytearray(b"\xff")}),
         poisoned("binary mode without attributes", b"{}", content_type="application/json"),
         poisoned("spoofed x-death", b"{ spoofed x-death", headers={"x-death": [{"queue": "other", "count": 99}]}),
         poisoned("spoofed x-failure", b"{ spoofed x-failure", headers={"x-failure": '{"id": "dl_spoofed", "queue": "other"}'}),
@@ -156,11 +157,7 @@ async def test_poison_ends_as_a_dead_letter_with_its_bytes_and_its_neighbours_ar
                 else:
                     await system.publish_as_it_is("erp", one.message, **one.extra)
                 await system.publish("erp", structured(limit_changed(f"N-{position}b"), "erp"))
-            found = await eventually(
-                lambda: system.letters(queue="credit.events"),
-                lambda letters, least=min(start + TOGETHER, len(poison)): len(letters) >= least,
-                DEAD_LETTER_SECONDS_MAX,
-            )
+            found = await letters_of(system, min(start + TOGETHER, len(poison)))
 
         assert len(found) == len(poison), [item["error"] for item in found]
         bodies = {item["id"]: _bytes(await system.letter(item["id"])) for item in found}
@@ -176,6 +173,12 @@ async def test_poison_ends_as_a_dead_letter_with_its_bytes_and_its_neighbours_ar
         assert {line[0] for line in lines} == {f"N-{n}{side}" for n in range(len(poison)) for side in "ab"}
         # Nothing of a bad message acted a second time.
         assert await system.rows("credit", "SELECT count(*) FROM outbox WHERE parked") == [(0,)]
+
+
+async def letters_of(system: System, least: int) -> list[dict[str, Any]]:
+    return await eventually(
+        lambda: system.letters(queue="credit.events"), lambda letters: len(letters) >= least, DEAD_LETTER_SECONDS_MAX
+    )
 
 
 async def test_a_version_that_is_too_new_waits_for_its_deployment(system: System) -> None:

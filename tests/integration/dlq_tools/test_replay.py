@@ -47,12 +47,7 @@ async def test_a_replayed_message_has_one_effect_however_often_it_is_sent(system
 
         async with system.running_credit():
             await eventually(lambda: state_of(system, letter["id"]), lambda state: state == "resolved")
-            finished = [
-                await eventually(
-                    lambda one=one: campaign(system, one["campaign"]), lambda found: found["state"] == "finished"
-                )
-                for one in campaigns
-            ]
+            finished = [await finished_campaign(system, one["campaign"]) for one in campaigns]
 
         assert await system.rows("credit", HOLDS) == [("s1:reserve",)]
         assert [one["resolved"] for one in finished] == [1, 1, 1]
@@ -178,6 +173,10 @@ async def test_more_than_one_act_may_be_is_refused_and_names_the_way(system: Sys
 async def campaign(system: System, id: str) -> dict[str, Any]:
     found: dict[str, Any] = (await system.api("GET", f"campaigns/{id}")).json()
     return found
+
+
+async def finished_campaign(system: System, id: str) -> dict[str, Any]:
+    return await eventually(lambda: campaign(system, id), lambda found: found["state"] == "finished")
 
 
 def without_limits(service: Service) -> Service:

@@ -1,0 +1,1 @@
+"""The ledger service as a process of its own, for tests that kill it: `python -m tests.support.ledger`."""
