@@ -9,6 +9,7 @@ from orchestrator.api import routes as http_routes
 from orchestrator.catalogue import Catalogue
 from orchestrator.definition import load_all
 from orchestrator.handlers import Processes, on_answer, on_dead_letter, on_start
+from orchestrator.metrics import measure
 from orchestrator.settings import Settings
 
 SETTINGS = Settings
@@ -34,6 +35,7 @@ def build(settings: Settings) -> Service:
         ),
         http=lambda runtime: http_routes(runtime, catalogue, settings),
         reconcile=reconcile,
+        background=(measure,),
     )
 
 

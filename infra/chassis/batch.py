@@ -515,7 +515,8 @@ class Batch:
         return "dead"
 
     def _retry(self, arrival: Arrival, error: Exception, attempts: int, first: datetime, delay: float) -> Retry:
-        assert arrival.envelope is not None and arrival.key is not None
+        assert arrival.envelope is not None
+        assert arrival.key is not None
         return Retry(
             key=arrival.key,
             type=arrival.envelope.type,

@@ -2,7 +2,8 @@
 
 from enum import Enum
 
-from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from infra.chassis.schema import async_url
@@ -19,7 +20,8 @@ class Trouble(Enum):
 
 # PostgreSQL's SQLSTATE classes (Appendix A): serialization failure, deadlock, lock not available, stale cached plan.
 _MOMENTARY = frozenset({"40001", "40P01", "55P03"})
-# 21 cardinality violation (one key twice in a statement), 22 data exception, 23 integrity constraint violation. Anything else (a missing table, a full disk) is no message's fault.
+# 21 cardinality violation (one key twice in a statement), 22 data exception, 23 integrity constraint violation.
+# Anything else (a missing table, a full disk) is no message's fault.
 _DATA_CLASSES = frozenset({"21", "22", "23"})
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from contracts.envelope import Envelope
+from contracts.registry import SERVICES
 from infra.chassis.decoding import Raw, Replay, dead_letter_id, printable_headers
 from infra.chassis.outbox import OutboxRow, new_id
 
@@ -88,7 +89,8 @@ def dead_letter(
         "message_id": (envelope.id if envelope else raw.message_id) or "",
         "correlation_id": (envelope.correlationid if envelope else None) or "",
         "subject": (envelope.subject if envelope else None) or "",
-        "operation_id": envelope.operationid if envelope else None,
+        # The desk tells the orchestrator about this operation. What a system outside claims about one is not passed on.
+        "operation_id": envelope.operationid if envelope and raw.sender in SERVICES else None,
         "revision": envelope.revision if envelope else 0,
         "partner_id": envelope.partnerid if envelope else None,
     }

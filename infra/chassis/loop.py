@@ -322,7 +322,7 @@ class Loop:
         """Commits the inputs, as a batch or, where some message's data are at fault, one by one. Returns whether none is left."""
         try:
             await self._with_patience(lambda: self._transaction(arrivals, settle, rows, crashed=crashed))
-        except Exception as error:  # noqa: BLE001 - the loop's own broad catch: load or save failed because of somebody's data
+        except Exception as error:
             TROUBLE.labels(self._service, self.consumer.queue, "one-by-one").inc()
             log.warning("batch_failed", queue=self.consumer.queue, inputs=len(arrivals) + len(settle) + len(rows), exc_info=error)
             return await self._one_by_one(arrivals, settle, rows)
@@ -345,7 +345,7 @@ class Loop:
         for operation_ids, row in singles:
             try:
                 await self._with_patience(lambda ids=operation_ids, row=row: self._transaction((), ids, row))
-            except Exception as error:  # noqa: BLE001 - as above; it is due again, alone, and given up after three tries
+            except Exception as error:
                 done = False
                 log.error("row_failed", queue=self.consumer.queue, operations=list(operation_ids), rows=len(row), exc_info=error)
         return done

@@ -5,8 +5,9 @@
     sweeper: rows due, older than a few seconds, with row locks ──────┤   unknown: same id again, by the sweeper
                                                                       └─> refused: parked, visibly
 Invariants. (1) Nothing is published before its commit. (2) A row is deleted only after the broker's confirm, or when no registered
-receiver exists for an event that came back unroutable. (3) An id that this process holds, from its commit until it is deleted or backs off,
-is not taken by its own sweeper, so it is never in flight twice on one channel. Two processes may publish one id twice: the receiver's inbox folds them.
+receiver exists for an event that came back unroutable. (3) An id that this process holds,
+from its commit until it is deleted or backs off, is not taken by its own sweeper, so it is never in flight twice on one channel.
+Two processes may publish one id twice: the receiver's inbox folds them.
 Why a deletion may be lost: the row is then published again later, under the same id.
 """
 
@@ -57,7 +58,7 @@ BACK_OFF = text(
 GAUGES = text(
     """
     SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM outbox WHERE parked),
-           (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM outbox), (SELECT count(*) FROM retry)
+           (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM outbox WHERE NOT parked), (SELECT count(*) FROM retry)
     """
 )
 

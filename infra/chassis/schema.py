@@ -4,6 +4,7 @@ The job runs as the owner (the administrator's URL); services run as roles that 
 Running it again changes nothing. Each service has two lines of migrations: the chassis' and its own.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,9 +38,16 @@ def migrations_of(package: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-async def upgrade(
-    admin_url: str, service: str, package: str, *, password: str | None = None, append_only: Sequence[str] = ()
-) -> None:
+def append_only(package: str) -> tuple[str, ...]:
+    """Tables that the service's role may only read and add to: ledgers. Its migrations say so in APPEND_ONLY."""
+    folder = migrations_of(package)
+    names = sorted(path.stem for path in folder.glob("[0-9]*.py")) if folder else []
+    modules = [f"{package}.migrations", *(f"{package}.migrations.{name}" for name in names)] if folder else []
+    tables = (getattr(importlib.import_module(module), "APPEND_ONLY", ()) for module in modules)
+    return tuple(dict.fromkeys(table for some in tables for table in some))
+
+
+async def upgrade(admin_url: str, service: str, package: str, *, password: str | None = None) -> None:
     """Creates the service's role (where a password is given) and schema, and brings its tables to the newest version."""
     engine = create_async_engine(async_url(admin_url))
     try:
@@ -49,7 +57,7 @@ async def upgrade(
             await connection.run_sync(_prepare, service, password)
             await connection.run_sync(_migrate, service, package)
             if password is not None:
-                await connection.run_sync(_grant, service, append_only)
+                await connection.run_sync(_grant, service, append_only(package))
     finally:
         await engine.dispose()
 

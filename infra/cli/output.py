@@ -43,8 +43,9 @@ def print_json(document: Any) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A table for people; values are shown as they are, never as markup."""
     table = Table(title=title, title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column)
+    for position, column in enumerate(columns):
+        # The first column is what the next command wants: an id cut at the terminal's width cannot be copied.
+        table.add_column(column, no_wrap=position == 0, overflow="fold" if position else "ignore")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     console.print(table)

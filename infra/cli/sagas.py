@@ -127,10 +127,11 @@ def print_timeline(document: Mapping[str, Any]) -> None:
     begin = _moment(document["started_at"]) or 0.0
     end = max((_moment(text) or 0.0 for text in _moments(document)), default=begin)
     span = max(end - begin, 0.001)
+    ended = document["finished_at"] is not None
     for step in document["steps"]:
-        _print_bar(step["id"], step["state"], step["attempts"], step, begin, span)
+        _print_bar(step["id"], step["state"], step["attempts"], step, begin, span, ended=ended)
         if step["undo"] is not None:
-            _print_bar(f"  undo {step['id']}", step["undo"]["state"], step["undo"]["attempts"], step["undo"], begin, span)
+            _print_bar(f"  undo {step['id']}", step["undo"]["state"], step["undo"]["attempts"], step["undo"], begin, span, ended=ended)
     console.print(f"  {'':<24}{'':<12}    0 ms{'':>{BAR_WIDTH - 10}}{span * 1000:.0f} ms")
     for wait in document["waits_for"]:
         console.print(f"  waits for {wait['step']} ({wait['direction']}) until {wait['by']}", markup=False)
@@ -144,12 +145,15 @@ def _moments(document: Mapping[str, Any]) -> list[str | None]:
     ]
 
 
-def _print_bar(name: str, state: str, attempts: int, part: Mapping[str, Any], begin: float, span: float) -> None:
+def _print_bar(
+    name: str, state: str, attempts: int, part: Mapping[str, Any], begin: float, span: float, *, ended: bool
+) -> None:
     sent, answered = _moment(part["sent_at"]), _moment(part["answered_at"])
     if sent is None:
         console.print(f"  {name:<24}{state:<12}", markup=False)
         return
-    last = answered if answered is not None else time.time()
+    # Without an answer it is still under way, or was given up when the process ended.
+    last = answered if answered is not None else min(time.time(), begin + span) if ended else time.time()
     start = min(int((sent - begin) / span * BAR_WIDTH), BAR_WIDTH - 1)
     length = max(1, min(int((last - sent) / span * BAR_WIDTH), BAR_WIDTH - start))
     again = f" ×{attempts}" if attempts > 1 else ""

@@ -18,7 +18,7 @@ from infra.broker import topology
 from infra.chassis.schema import upgrade
 from infra.local import sample
 from infra.local.home import Home, TakenPort
-from infra.local.layout import HOSTED, PACKAGES, SEPARATE, append_only
+from infra.local.layout import HOSTED, PACKAGES, SEPARATE
 from infra.local.process import ProcessSpec, answers_at
 from infra.local.servers import PreparedServers, prepare_servers
 from infra.local.supervisor import Supervisor
@@ -59,7 +59,7 @@ async def _install(home: Home, prepared: PreparedServers) -> None:
     await asyncio.to_thread(topology.apply, prepared.broker.management_url or "", document, administrator=parts.username)
     for service, package in PACKAGES.items():
         password = home.secret(f"database {service}")
-        await upgrade(prepared.database.url, service, package, password=password, append_only=append_only(service))
+        await upgrade(prepared.database.url, service, package, password=password)
 
 
 def _vhost(broker_url: str) -> str:

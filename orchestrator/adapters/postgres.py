@@ -32,9 +32,15 @@ _LOCK = text("""
     WHERE saga_id = ANY(CAST(:sagas AS text[])) ORDER BY saga_id FOR UPDATE
 """)
 
+# An indexed column that changes with every answer would make every update touch all indexes. So a timer that lies before the
+# one now wanted is left where it is: it fires for nothing, the engine finds nothing due, and settling moves it on.
 _UPDATE = text("""
     UPDATE workflow_instance AS instance
-    SET state = changed.state, finished = changed.finished, next_timer_at = changed.next_timer_at,
+    SET state = changed.state, finished = changed.finished,
+        next_timer_at = CASE
+            WHEN changed.finished OR instance.next_timer_at IS NULL OR instance.next_timer_at <= now()
+                OR changed.next_timer_at < instance.next_timer_at
+            THEN changed.next_timer_at ELSE instance.next_timer_at END,
         workflow = changed.workflow, version = changed.version, subject = changed.subject, partner = changed.partner,
         owner = changed.owner, started_at = changed.started_at, finished_at = changed.finished_at,
         document = CAST(changed.document AS json)

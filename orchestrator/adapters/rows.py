@@ -27,7 +27,10 @@ _CLAIM_TIMERS = text("""
 """)
 
 _SETTLE_TIMERS = text("""
-    UPDATE workflow_instance SET timer_tries = 0, timer_claimed_until = NULL WHERE saga_id = ANY(CAST(:sagas AS text[]))
+    UPDATE workflow_instance SET timer_tries = 0, timer_claimed_until = NULL,
+        next_timer_at = CASE WHEN finished THEN NULL
+            ELSE COALESCE(CAST(document ->> 'next_timer_at' AS timestamptz), next_timer_at) END
+    WHERE saga_id = ANY(CAST(:sagas AS text[]))
 """)
 
 _CLAIM_ACTS = text("""

@@ -125,7 +125,7 @@ class Bench:
         """Directions of the applied effects, in order."""
         condition = "WHERE operation_id = :operation" if operation else ""
         values = {"operation": operation} if operation else {}
-        return [row[0] for row in await self.rows(f"SELECT direction FROM effect {condition} ORDER BY position", **values)]  # noqa: S608 - no input
+        return [row[0] for row in await self.rows(f"SELECT direction FROM effect {condition} ORDER BY position", **values)]
 
     async def sent(self, wire_name: str) -> list[dict[str, Any]]:
         """Messages of this type on their way out, oldest first, as documents."""

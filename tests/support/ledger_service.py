@@ -34,7 +34,14 @@ from contracts.fulfillment.v1 import (
 )
 from contracts.inventory.v1 import StockRecovered
 from contracts.values import Money, Reason, Shipment
-from infra.chassis.decoding import REPLAY_EXCHANGE, REPLAY_HEADER, Raw
+from infra.chassis.decoding import (
+    ORIGINAL_EXCHANGE,
+    ORIGINAL_ROUTING_KEY,
+    ORIGINAL_SENDER,
+    REPLAY_EXCHANGE,
+    REPLAY_HEADER,
+    Raw,
+)
 from infra.chassis.errors import Transient
 from infra.chassis.outbox import new_id
 from infra.chassis.service import (
@@ -450,9 +457,13 @@ def deliverable(
 
 def replayed(raw: Raw, letter: str = "dl_1", count: int = 1) -> Raw:
     """The same message as the failure desk sends it again."""
-    return replace(
-        raw, exchange=REPLAY_EXCHANGE, sender="deadletters", routing_key=QUEUE, headers={REPLAY_HEADER: f"{letter} {count}"}
-    )
+    headers = {
+        REPLAY_HEADER: f"{letter} {count}",
+        ORIGINAL_SENDER: raw.sender,
+        ORIGINAL_EXCHANGE: raw.exchange,
+        ORIGINAL_ROUTING_KEY: raw.routing_key,
+    }
+    return replace(raw, exchange=REPLAY_EXCHANGE, sender="deadletters", routing_key=QUEUE, headers=headers)
 
 
 async def rows(engine: AsyncEngine, query: str, **values: Any) -> list[Any]:

@@ -10,6 +10,7 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 import infra.chassis.metrics
+import orchestrator.metrics
 
 PROJECT = Path(__file__).parents[2]
 DOCUMENT: dict[str, Any] = yaml.safe_load((PROJECT / "infra/prometheus/alerts.yaml").read_text())
@@ -21,7 +22,7 @@ def exported() -> dict[str, frozenset[str]]:
     """The labels of each series that the modules of metrics define."""
     metrics = [
         metric
-        for module in (infra.chassis.metrics, dlq_tools.metrics)
+        for module in (infra.chassis.metrics, dlq_tools.metrics, orchestrator.metrics)
         for metric in vars(module).values()
         if isinstance(metric, MetricWrapperBase)
     ]
@@ -71,6 +72,6 @@ def test_no_two_alerts_have_the_same_name() -> None:
 
 
 def test_a_runbook_that_a_metric_names_exists() -> None:
-    for module in (infra.chassis.metrics, dlq_tools.metrics):
+    for module in (infra.chassis.metrics, dlq_tools.metrics, orchestrator.metrics):
         for name in re.findall(r"runbooks/[a-z-]+\.md", Path(str(module.__file__)).read_text()):
             assert (PROJECT / "docs" / name).exists(), name

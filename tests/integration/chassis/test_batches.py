@@ -79,6 +79,7 @@ async def test_a_command_from_a_wrong_sender_is_a_letter_of_its_own_and_does_not
     (letter,) = await bench.letters()
     assert letter["identity"][0] == "credit.commands"
     assert "s1:step" not in letter["identity"]
+    assert letter["operation_id"] is None
     assert len(await bench.sent(RESERVED)) == 1
     assert await bench.verdicts() == []
 
@@ -92,7 +93,8 @@ async def test_bytes_that_are_no_message_are_one_letter_per_consumer_and_body(be
     identities = {tuple(letter["identity"]) for letter in await bench.letters()}
     assert len(identities) == 2
     assert all(identity[1].startswith("body:") for identity in identities)
-    assert {letter["id"] for letter in await bench.letters()} and await bench.inbox() == {}
+    assert len({letter["id"] for letter in await bench.letters()}) == 2
+    assert await bench.inbox() == {}
 
 
 async def test_a_newer_version_waits_as_a_retry_and_is_buried_only_after_long_patience(bench: Bench) -> None:

@@ -179,7 +179,8 @@ class OneOperation(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1), step=STEP, trouble=st.sampled_from(["none", "away", "lost-answer"]), refuse=st.booleans())
     def make_calls(self, which: int, step: Step, trouble: str, refuse: bool) -> None:
-        self.bench.carrier.troubles = {"none": [], "away": [TimeoutError()], "lost-answer": [LostAnswer()]}[trouble]
+        troubles: dict[str, list[Exception]] = {"none": [], "away": [TimeoutError()], "lost-answer": [LostAnswer()]}
+        self.bench.carrier.troubles = troubles[trouble]
         if refuse and self.calling not in self.bench.carrier.booked:
             self.bench.carrier.refuse.add(self.calling)
         self.world.run(self._crashing(which, step, self.replicas[which].call()))
@@ -276,7 +277,11 @@ class OneOperation(RuleBasedStateMachine):
             assert inbox[message_id] in ("handled", "dead")
             if inbox[message_id] == "dead":
                 assert any(letter["message_id"] == message_id for letter in letters)
-        proofs = [one["data"] for one in await self.bench.sent("deadletters.replay-handled.v1") if one["correlationid"] == f"x{self.number}"]
+        proofs = [
+            one["data"]
+            for one in await self.bench.sent("deadletters.replay-handled.v1")
+            if one["correlationid"] == f"x{self.number}"
+        ]
         told = {proof["replay"] for proof in proofs} | {letter["replay"] for letter in letters}
         assert set(range(1, len(self.replays) + 1)) <= told
         self.world.seen["letter"] += len(letters)
@@ -307,7 +312,7 @@ def test_two_replicas_agree_on_every_operation_whatever_happens_between_them(led
     world = World(ledger_url)
     try:
         run_state_machine_as_test(
-            lambda: OneOperation(world),
+            lambda: OneOperation(world),  # type: ignore[arg-type]  # documented as a class or a factory, typed as a class
             settings=settings(
                 max_examples=EXAMPLES,
                 stateful_step_count=STEPS,

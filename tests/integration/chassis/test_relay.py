@@ -9,11 +9,11 @@ from typing import cast
 
 import pytest
 
+from contracts.inventory.v1 import StockRecovered
 from infra.broker.publisher import Outcome, Outgoing, Publisher, Receipt
 from infra.chassis import outbox
 from infra.chassis.outbox import OutboxRow, new_id
 from infra.chassis.relay import OutboxRelay
-from infra.chassis.settings import ServiceSettings
 from infra.chassis.unit import unit_of_work
 from tests.support.ledger_bench import Bench
 from tests.support.ledger_service import settings
@@ -51,8 +51,7 @@ def row(routing_key: str = "credit.credit-reserved.v1", exchange: str = "events"
 
 
 def relay_of(bench: Bench, broker: ScriptedBroker, **values: float) -> OutboxRelay:
-    given = cast("ServiceSettings", settings(**{**PROMPT, **values}))
-    return OutboxRelay("credit", bench.engine, cast("Publisher", broker), given)
+    return OutboxRelay("credit", bench.engine, cast("Publisher", broker), settings(**{**PROMPT, **values}))
 
 
 @asynccontextmanager
@@ -247,15 +246,16 @@ async def test_every_emission_is_logged_and_outlives_its_outbox_row(bench: Bench
 
 
 async def test_a_unit_of_work_sends_nothing_when_its_block_raises(bench: Bench) -> None:
-    from contracts.inventory.v1 import StockRecovered
-
     relay = relay_of(bench, ScriptedBroker())
     event = StockRecovered.model_validate({"sku": "A", "available": "1", "sequence": 1})
 
-    with pytest.raises(LookupError):
+    async def send_and_fail() -> None:
         async with unit_of_work("credit", bench.engine, relay) as unit:
             unit.send(event)
             raise LookupError
+
+    with pytest.raises(LookupError):
+        await send_and_fail()
 
     assert await left(bench) == []
     async with unit_of_work("credit", bench.engine, relay) as unit:

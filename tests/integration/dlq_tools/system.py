@@ -183,7 +183,6 @@ async def system_on(broker: TestBroker, database_url: str) -> AsyncIterator[Syst
         "deadletters",
         "dlq_tools",
         password=PASSWORDS["deadletters"],
-        append_only=("dead_letter_history",),
     )
     async with AsyncExitStack() as stack:
         yield System(broker, database_url, stack)

@@ -13,6 +13,7 @@ from infra.chassis.batch import Batch
 from infra.chassis.decoding import (
     Raw,
     Replay,
+    as_first_sent,
     body_identity,
     dead_letter_id,
     identity_of,
@@ -52,6 +53,18 @@ def with_text(old: str, new: str) -> Raw:
 
 
 NESTED = "[" * 100_000 + "]" * 100_000
+def decode(raw: Raw) -> Any:
+    first = as_first_sent(raw)
+    replay_of(first)
+    return resolve(first, read(first), ROUTES)
+
+
+def marked(marker: object) -> Raw:
+    """The desk's replay with another marker."""
+    raw = replayed(GOOD)
+    return replace(raw, headers={**raw.headers, "x-replay": marker})
+
+
 POISON = {
     "malformed JSON": (with_body('{"specversion":'), "body"),
     "an empty body": (with_body(b""), "body"),
@@ -108,10 +121,10 @@ POISON = {
     "a command from a system": (replace(GOOD, sender="erp"), "accepted from"),
     "a command from a service": (replace(GOOD, sender="credit"), "accepted from"),
     "a command from nobody": (replace(GOOD, sender=None), "accepted from"),
-    "a marker of the desk without its count": (replace(replayed(GOOD), headers={"x-replay": "dl_1"}), "x-replay"),
-    "a marker whose count is no ASCII digit": (replace(replayed(GOOD), headers={"x-replay": "dl_1 ²"}), "x-replay"),
-    "a marker with an endless count": (replace(replayed(GOOD), headers={"x-replay": "dl_1 " + "9" * 5000}), "x-replay"),
-    "a marker that is a number": (replace(replayed(GOOD), headers={"x-replay": 7}), "x-replay"),
+    "a marker of the desk without its count": (marked("dl_1"), "x-replay"),
+    "a marker whose count is no ASCII digit": (marked("dl_1 ²"), "x-replay"),
+    "a marker with an endless count": (marked("dl_1 " + "9" * 5000), "x-replay"),
+    "a marker that is a number": (marked(7), "x-replay"),
 }  # fmt: skip
 HARMLESS = {
     "an unknown extra field": with_data(colour="red"),
@@ -123,11 +136,6 @@ HARMLESS = {
     "a marker of somebody else": replace(limit_changed("C-1"), headers={"x-replay": "nonsense"}),
     "the desk's marker outside the replay exchange": replace(limit_changed("C-1"), sender="deadletters", headers={"x-replay": "dl 1"}),
 }
-
-
-def decode(raw: Raw) -> Any:
-    replay_of(raw)
-    return resolve(raw, read(raw), ROUTES)
 
 
 @pytest.mark.parametrize("name", POISON)
@@ -186,24 +194,38 @@ def test_version_1_is_lifted_for_a_route_that_takes_version_2_only() -> None:
 
 
 def test_a_replay_counts_only_from_the_desk_and_only_through_its_exchange() -> None:
-    assert replay_of(replayed(GOOD, "dl_7", 3)) == Replay("dl_7", 3)
-    assert replay_of(replace(replayed(GOOD), sender="orchestrator")) is None
-    assert replay_of(replace(replayed(GOOD), exchange="commands")) is None
-    assert replay_of(GOOD) is None
+    assert decode(replayed(GOOD, "dl_7", 3)).replay == Replay("dl_7", 3)
+    for raw in (replace(replayed(GOOD), sender="orchestrator"), replace(replayed(GOOD), exchange="commands"), GOOD):
+        assert replay_of(as_first_sent(raw)) is None
 
 
-def test_a_replay_may_have_another_routing_key_than_its_type() -> None:
-    assert decode(replayed(GOOD)).replay == Replay("dl_1", 1)
+def test_a_replay_is_checked_as_the_message_that_it_repeats_was() -> None:
+    repeated = as_first_sent(replayed(limit_changed("C-1")))
+
+    assert (repeated.sender, repeated.exchange, repeated.routing_key) == ("erp", "events", "credit.limit-changed.v2")
+    with pytest.raises(Permanent, match="accepted from"):
+        decode(replayed(replace(GOOD, sender="erp")))
+    with pytest.raises(Permanent, match="routing key"):
+        decode(replayed(replace(GOOD, routing_key="credit.release-credit.v1")))
+
+
+def test_nobody_but_the_desk_can_speak_for_another_sender() -> None:
+    spoofed = replace(replayed(GOOD), sender="erp")
+
+    assert as_first_sent(spoofed) == spoofed
+    with pytest.raises(Permanent):
+        decode(spoofed)
 
 
 def test_a_message_kept_as_a_row_reads_as_before() -> None:
-    raw = replace(replayed(GOOD), headers={"x-replay": "dl_1 1", "bytes": b"\xff", "table": {"a": [1, None, 2.5]}})
+    raw = as_first_sent(replayed(GOOD))
+    raw = replace(raw, headers={"bytes": b"\xff", "table": {"a": [1, None, 2.5]}})
 
     kept = Raw.from_json(raw.to_json())
 
     assert kept.body == raw.body
     assert decode(kept).envelope == decode(raw).envelope
-    assert replay_of(kept) == replay_of(raw)
+    assert replay_of(kept) == replay_of(raw) == Replay("dl_1", 1)
 
 
 def test_headers_are_printable_whatever_they_hold_and_however_deep() -> None:

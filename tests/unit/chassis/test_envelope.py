@@ -77,7 +77,9 @@ def test_an_outbox_row_is_an_event_that_the_sdk_reads_and_inherits_from_its_caus
     assert attributes["traceparent"].split("-")[1] == "a" * 32
     assert attributes["traceparent"].split("-")[2] != "b" * 16
     assert (attributes["dependencyms"], "revision" in attributes) == (12, False)
-    assert event.get_data()["available"] == "1.5"
+    data = event.get_data()
+    assert isinstance(data, dict)
+    assert data["available"] == "1.5"
 
 
 @pytest.mark.parametrize("event", conformance("format-json-valid-events.json"))

@@ -57,16 +57,18 @@ def test_what_a_dependency_asks_for_is_honoured_within_the_budget() -> None:
     assert too_much == PATIENT.retry_budget_seconds
 
 
-def letter(error: BaseException, raw: Raw, **values: object) -> tuple[dict[str, object], dict[str, object], int]:
+def letter(
+    error: Exception, raw: Raw, *, replay: Replay | None = None, readable: bool = True
+) -> tuple[dict[str, object], dict[str, object], int]:
+    """`x-original`, `x-failure` and the size of both."""
     try:
         raise error
-    except BaseException as raised:  # noqa: BLE001 - it is ours, and wants its trace
+    except Exception as raised:
         failure = describe_failure(raised, "permanent", attempts=1, first=NOW, last=NOW)
-    envelope = values.pop("envelope", read(reserve("s1:step")))
     row = dead_letter(
-        queue="q", service="credit", version="0", raw=raw, envelope=envelope, identity=("q", "s1:step", "do"), failure=failure,
-        replay=values.pop("replay", None),
-    )  # type: ignore[arg-type]  # fmt: skip
+        queue="q", service="credit", version="0", raw=raw, envelope=read(reserve("s1:step")) if readable else None,
+        identity=("q", "s1:step", "do"), failure=failure, replay=replay,
+    )  # fmt: skip
     assert row.body == raw.body
     size = sum(len(name.encode()) + len(str(value).encode()) for name, value in row.headers.items())
     return json.loads(row.headers["x-original"]), json.loads(row.headers["x-failure"]), size
@@ -113,7 +115,7 @@ def test_a_replay_keeps_the_dead_letter_that_it_came_from() -> None:
 
 
 def test_bytes_without_an_envelope_are_a_dead_letter_too() -> None:
-    _, failure, _ = letter(Permanent("body: is not JSON"), reserve("s1:step"), envelope=None)
+    _, failure, _ = letter(Permanent("body: is not JSON"), reserve("s1:step"), readable=False)
 
     assert (failure["operation_id"], failure["correlation_id"], failure["source"]) == (None, "", None)
 

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from itertools import product
+from typing import get_args
 
 import pytest
 
 from contracts.credit.v1 import CreditDeclined, CreditReleased, CreditReserved
+from contracts.deadletters import v1
 from infra.chassis.errors import Permanent
 from infra.chassis.operations import Operation, StoredAnswer, Verdict, finish, judge, outcome_of, start
 
@@ -109,8 +111,4 @@ def test_an_answer_that_the_command_cannot_give_is_permanent() -> None:
 
 
 def test_every_verdict_but_the_noted_undo_is_a_word_that_the_desk_knows() -> None:
-    from typing import get_args
-
-    from contracts.deadletters import v1
-
     assert {verdict.value for verdict in Verdict} - set(get_args(v1.Verdict)) == {"noted"}

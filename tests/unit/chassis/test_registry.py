@@ -82,7 +82,7 @@ def test_every_queue_is_bound_can_be_replayed_into_and_has_a_place_for_its_dead(
 
 
 def test_only_those_who_may_command_may_write_to_the_command_exchange() -> None:
-    document = definitions({user: "x" for user in USERS})
+    document = definitions(dict.fromkeys(USERS, "x"))
     writers = {one["user"] for one in document["permissions"] if "commands" in one["write"]}
 
     assert writers == set(COMMANDERS)
