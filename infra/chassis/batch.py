@@ -94,6 +94,8 @@ class _Work:
     rows: list[OutboxRow] = field(default_factory=list)
     admitted: set[MessageKey] = field(default_factory=set)
     decided: set[MessageKey] = field(default_factory=set)
+    # Messages with an effect, of which a replay (an unreadable edit of it) may fail: they must not become `dead` and run again.
+    handled: set[MessageKey] = field(default_factory=set)
     marks: dict[MessageKey, str] = field(default_factory=dict)
     retries: list[Retry] = field(default_factory=list)
     retried: list[MessageKey] = field(default_factory=list)
@@ -191,7 +193,11 @@ class Batch:
         if state == "dead":
             work.marks[arrival.key] = "handled"
             return True
-        if arrival.decoded is None or (state == "handled" and arrival.decoded.route.direction != "event"):
+        if arrival.decoded is None:
+            if state == "handled":
+                work.handled.add(arrival.key)
+            return True
+        if state == "handled" and arrival.decoded.route.direction != "event":
             return True
         self._report(arrival.decoded, Verdict.ABSORB if state == "retrying" else Verdict.ANSWER_AGAIN, work)
         return False
@@ -264,6 +270,8 @@ class Batch:
                 raise arrival.failure
             assert arrival.decoded is not None
             outcome = self._decide(arrival.decoded, arrival, work)
+            if arrival.key is not None and work.marks.get(arrival.key, "handled") == "handled":
+                work.handled.add(arrival.key)
         except Exception as error:  # noqa: BLE001 - the one broad catch: an unknown exception of a decision is permanent for its message
             outcome = self._fail(arrival, error, work)
         work.outcomes.append((self._name(arrival), outcome))
@@ -496,7 +504,7 @@ class Batch:
         attempts = (arrival.retry.attempts if arrival.retry else 0) + 1
         first = arrival.retry.first_failed_at if arrival.retry else work.now
         key = arrival.key
-        if isinstance(error, Transient | UnknownVersion) and key is not None and not final:
+        if isinstance(error, Transient | UnknownVersion) and key is not None and key not in work.handled and not final:
             patient = isinstance(error, UnknownVersion)
             delay = retries.delay_seconds(
                 self._settings,
@@ -548,7 +556,7 @@ class Batch:
                 failure=failure,
             )
         )
-        if arrival.key is not None:
+        if arrival.key is not None and arrival.key not in work.handled:
             work.marks[arrival.key] = "dead"
         operation = work.operations.get(operation_id or "")
         if operation is not None:

@@ -66,9 +66,11 @@ class Raw:
 
     @classmethod
     def from_json(cls, row: bytes) -> "Raw":
+        """Reads what `to_json` wrote. Rows live across deployments: what a newer process added is ignored, what an older one
+        did not write has its default."""
         kept = json.loads(row)
         kept["body"] = base64.b64decode(kept["body"])
-        return cls(**kept)
+        return cls(**{name: value for name, value in kept.items() if name in cls.__slots__})
 
 
 @dataclass(frozen=True, slots=True)

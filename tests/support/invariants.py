@@ -1,4 +1,4 @@
-"""I1 to I8 (docs/testing.md), by ids: what clients were told, what the tables say, and what the carrier really did.
+"""I1 to I9 (docs/testing.md), by ids: what clients were told, what the tables say, and what the carrier really did.
 
 Each check returns sentences that name ids; none of them counts where it can compare. They read the tables as the
 administrator, so that a wrong answer of a service cannot hide a wrong state.
@@ -115,6 +115,7 @@ async def check(platform: Platform, wanted: Sequence[Wanted], history: History) 
             *await _money_adds_up(database, found),
             *await _stock_adds_up(database),
             *await _nothing_vanished(database),
+            *await _nobody_has_to_look(database),
         ]
     finally:
         await database.close()
@@ -305,3 +306,9 @@ async def _nothing_vanished(database: asyncpg.Connection) -> Iterable[str]:
         for queue in (REGISTRY[type].receivers if type in REGISTRY else ())
         if owner_of(queue) in SERVICES and (queue, message_id) not in handled | dead
     ]
+
+
+async def _nobody_has_to_look(database: asyncpg.Connection) -> Iterable[str]:
+    """I9: what breaks and heals is nobody's work. No message was at fault, so none is left in the dead letters."""
+    rows = await database.fetch("SELECT id, queue, type, kind, error FROM deadletters.dead_letter WHERE state IN ('open', 'parked', 'replaying')")
+    return [f"I9: {row['id']} of {row['queue']}: {row['type']}, {row['kind']}: {row['error']}" for row in rows]

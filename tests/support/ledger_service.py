@@ -456,7 +456,9 @@ def deliverable(
 
 
 def replayed(raw: Raw, letter: str = "dl_1", count: int = 1) -> Raw:
-    """The same message as the failure desk sends it again."""
+    """The same message as the failure desk sends it again; a replay of a replay is one of the first message."""
+    if raw.exchange == REPLAY_EXCHANGE:
+        return replace(raw, headers={**raw.headers, REPLAY_HEADER: f"{letter} {count}"})
     headers = {
         REPLAY_HEADER: f"{letter} {count}",
         ORIGINAL_SENDER: raw.sender,
@@ -464,6 +466,11 @@ def replayed(raw: Raw, letter: str = "dl_1", count: int = 1) -> Raw:
         ORIGINAL_ROUTING_KEY: raw.routing_key,
     }
     return replace(raw, exchange=REPLAY_EXCHANGE, sender="deadletters", routing_key=QUEUE, headers=headers)
+
+
+def unreadable(raw: Raw) -> Raw:
+    """The same message, with a payload that an edit has spoilt."""
+    return replace(raw, body=raw.body.replace(b'"order_id":', b'"order":').replace(b'"buyer_id":', b'"buyer":'))
 
 
 async def rows(engine: AsyncEngine, query: str, **values: Any) -> list[Any]:

@@ -15,6 +15,7 @@ from tests.support.ledger_service import (
     replayed,
     reserve,
     settings,
+    unreadable,
 )
 
 pytestmark = pytest.mark.usefixtures("prompt_polls")
@@ -149,6 +150,19 @@ async def test_a_replay_of_an_event_runs_only_from_dead_and_is_told_so(bench: Be
 
     assert await bench.verdicts() == ["answered-again", "ran", "answered-again"]
     assert await bench.effects() == ["event", "event"]
+
+
+async def test_a_spoilt_replay_of_a_handled_event_does_not_make_it_run_again(bench: Bench) -> None:
+    replica, event = bench.replica(), limit_changed("C-1")
+    await replica.turn(event)
+
+    await replica.turn(replayed(unreadable(event)))
+    await replica.turn(replayed(event, count=2))
+
+    assert await bench.effects() == ["event"]
+    assert await bench.verdicts() == ["answered-again"]
+    assert len(await bench.letters()) == 1
+    assert await bench.inbox() == {event.message_id: "handled"}
 
 
 async def test_a_replay_marker_of_anyone_but_the_desk_counts_for_nothing(bench: Bench) -> None:

@@ -108,6 +108,23 @@ def test_an_answer_to_an_earlier_attempt_counts_while_the_next_one_waits() -> No
     assert play.instance.steps["price"].attempts == 1
 
 
+def test_after_a_pause_answers_are_taken_before_the_timers_that_fell_due_meanwhile() -> None:
+    play = Play(FULFIL)
+    play.start()
+    play.now += timedelta(minutes=10)
+
+    for step, wire_name in (
+        ("screen-buyer", "compliance.parties-cleared.v1"),
+        ("reserve-stock", "inventory.stock-reserved.v1"),
+        ("price", "pricing.order-priced.v1"),
+    ):
+        answer(play, step, wire_name)
+
+    done = {name for name, record in play.instance.steps.items() if record.state is StepState.DONE}
+    assert done == {"screen-buyer", "reserve-stock", "price"}
+    assert play.instance.state is State.RUNNING
+
+
 def test_the_reasons_of_a_refusal_reach_the_end() -> None:
     play = Play(FULFIL).run(do={"screen-buyer": "refused"}).drain()
 
