@@ -13,7 +13,7 @@ from orchestrator.instance import AT_REST, State
 PROCESSES: Final = Gauge("tutti_processes", "Processes by state; see runbooks/stuck-process.md", ("state",))
 MEASURE_SECONDS: Final = 10.0
 # The unfinished ones only: a partial index serves them, however many have finished.
-COUNTS: Final = text("SELECT state, count(*) FROM workflow_instance WHERE NOT finished AND state <> 'absent' GROUP BY state")
+COUNTS: Final = text("SELECT state, count(*) AS number FROM workflow_instance WHERE NOT finished AND state <> 'absent' GROUP BY state")
 
 
 async def measure(runtime: Runtime) -> None:
@@ -21,7 +21,7 @@ async def measure(runtime: Runtime) -> None:
     while not runtime.stopping.is_set():
         try:
             async with runtime.engine.connect() as connection:
-                counts = {state: count for state, count in await connection.execute(COUNTS)}
+                counts = {row.state: row.number for row in await connection.execute(COUNTS)}
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             runtime.log.warning("states_not_measured", error=str(error)[:300])
         else:

@@ -230,7 +230,9 @@ class Loop:
         left_behind: list[str] = []
         if self._external and now >= self._next_settle_poll:
             self._next_settle_poll = now + SETTLE_POLL_SECONDS
-            left_behind = [one for one in await self._with_patience(self._find_settleable) if one not in settle]
+            found = await self._with_patience(self._find_settleable)
+            # What this process has heard of itself is no crash's remains.
+            left_behind = [one for one in found if one not in settle and one not in self._settleable]
         rows: list[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]] = []
         if self.consumer.sources and now >= self._next_row_poll:
             # While rows have to wait they are not claimed, and not looked for more often than else.

@@ -57,7 +57,12 @@ async def _load_until_dead(platform: Platform, history: History, deaths: Deaths,
     with ExitStack() as stack:
         armed = [
             stack.enter_context(
-                replica(platform, [service], directory, {"TUTTI_CRASH_POINT": f"{service}:{point}:{PASSAGES.get(point, PASSAGES_ELSE)}"})
+                replica(
+                    platform,
+                    [service],
+                    directory,
+                    {"TUTTI_CRASH_POINT": f"{service}:{point}:{PASSAGES.get(point, PASSAGES_ELSE)}"},
+                )
             )
             for service, point in deaths
         ]

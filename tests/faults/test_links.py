@@ -33,7 +33,9 @@ def through(proxies: dict[str, TcpProxy], platform: Platform) -> dict[str, str]:
 
 
 @pytest.mark.timeout(400)
-async def test_cut_and_silent_connections_lose_and_double_nothing(fragile: Platform, history: History, seed: int, tmp_path: Path) -> None:
+async def test_cut_and_silent_connections_lose_and_double_nothing(
+    fragile: Platform, history: History, seed: int, tmp_path: Path
+) -> None:
     await whole(fragile)
     chance = random.Random(seed)
     wanted = orders(seed, ORDERS, f"links-{seed}")

@@ -55,7 +55,9 @@ async def test_no_order_fails_because_the_orchestrator_was_away(fragile: Platfor
         await load
         queued = await wait_until(lambda: _queued(fragile), within=20, what="answers in the orchestrator's queue", every=0.2)
         await every(PAUSE_SECONDS)
-        due = await _one(fragile, "SELECT count(*) FROM orchestrator.workflow_instance WHERE NOT finished AND next_timer_at < now()")
+        due = await _one(
+            fragile, "SELECT count(*) FROM orchestrator.workflow_instance WHERE NOT finished AND next_timer_at < now()"
+        )
     await drained(fragile)
 
     await check(fragile, wanted, history)

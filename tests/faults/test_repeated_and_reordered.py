@@ -45,7 +45,9 @@ async def _ends(platform: Platform, numbers: str) -> tuple[dict[str, int], int]:
     """How the orders ended, and how many answers came after their step had been given up."""
     database = await asyncpg.connect(platform.addresses["database"])
     try:
-        rows = await database.fetch("SELECT status, count(*) AS n FROM ingress.partner_order WHERE order_number LIKE $1 GROUP BY status", numbers)
+        rows = await database.fetch(
+            "SELECT status, count(*) AS n FROM ingress.partner_order WHERE order_number LIKE $1 GROUP BY status", numbers
+        )
         races = await database.fetchval(
             "SELECT count(*) FROM orchestrator.workflow_history JOIN ingress.partner_order ON correlation_id = saga_id"
             " WHERE order_number LIKE $1 AND kind = 'late'",

@@ -9,7 +9,16 @@ from tests.scenarios.conftest import CarrierDesk
 from tests.support.outsider import Ear
 from tests.support.partner import WAIT_SECONDS, codes, finished, post
 from tests.support.platform import Platform
-from tests.support.workload import BLOCKED, BLOCKED_TOO, BUYER_WITHOUT_CREDIT, MORE_THAN_ALL_STOCK, OVER_HTTP, RESEMBLING, line, order
+from tests.support.workload import (
+    BLOCKED,
+    BLOCKED_TOO,
+    BUYER_WITHOUT_CREDIT,
+    MORE_THAN_ALL_STOCK,
+    OVER_HTTP,
+    RESEMBLING,
+    line,
+    order,
+)
 
 EVENT_SECONDS = 15.0
 RACES_MAX = 20
@@ -69,7 +78,9 @@ async def test_an_order_of_a_buyer_without_credit_is_refused(acme: httpx2.AsyncC
     assert (answer.json()["status"], codes(answer.json())) == ("refused", {"no-credit-line"})
 
 
-async def test_an_order_for_more_than_there_is_is_refused_and_its_credit_is_free_again(acme: httpx2.AsyncClient, ear: Ear) -> None:
+async def test_an_order_for_more_than_there_is_is_refused_and_its_credit_is_free_again(
+    acme: httpx2.AsyncClient, ear: Ear
+) -> None:
     lines = [line(1, "P-304", "1"), line(2, "P-1", str(MORE_THAN_ALL_STOCK))]
     before = await promised(acme, ear, "P-304")
 
@@ -88,7 +99,9 @@ async def test_an_order_for_more_than_there_is_is_refused_and_its_credit_is_free
     ("name", "code"),
     [(BLOCKED, "denied-party"), (BLOCKED_TOO, "denied-party"), (RESEMBLING, "possible-denied-party")],
 )
-async def test_an_order_of_a_denied_party_is_refused_and_taken_back(acme: httpx2.AsyncClient, ear: Ear, name: str, code: str) -> None:
+async def test_an_order_of_a_denied_party_is_refused_and_taken_back(
+    acme: httpx2.AsyncClient, ear: Ear, name: str, code: str
+) -> None:
     before = await promised(acme, ear, "P-305")
 
     answer = await post(acme, order(name=name, lines=[line(1, "P-305", "3")]), wait=WAIT_SECONDS)
@@ -127,7 +140,9 @@ async def test_an_order_is_cancelled_in_time(acme: httpx2.AsyncClient, ear: Ear)
     before = await promised(acme, ear, "P-307")
     # The process runs on while the cancellation is on its way, so that the first may come too late.
     for _ in range(RACES_MAX):
-        placed = (await post(acme, order(lines=[line(1, "P-307"), *(line(number, f"P-{number}") for number in range(2, 12))]))).json()
+        placed = (
+            await post(acme, order(lines=[line(1, "P-307"), *(line(number, f"P-{number}") for number in range(2, 12))]))
+        ).json()
         asked = await acme.post(f"/v1/orders/{placed['order_id']}/cancel", json={"reason": "ordered twice"})
         document = await finished(acme, placed["order_id"])
         if document["status"] == "cancelled":
@@ -142,7 +157,9 @@ async def test_an_order_is_cancelled_in_time(acme: httpx2.AsyncClient, ear: Ear)
     assert not ear.of(placed["order_id"], "fulfillment.shipment-created.v1")
 
 
-async def test_a_cancellation_while_the_carrier_thinks_waits_for_its_answer(acme: httpx2.AsyncClient, ear: Ear, carrier: CarrierDesk) -> None:
+async def test_a_cancellation_while_the_carrier_thinks_waits_for_its_answer(
+    acme: httpx2.AsyncClient, ear: Ear, carrier: CarrierDesk
+) -> None:
     await carrier.misbehave("slow", delay_seconds=2, action="book", count=1)
     placed = await post(acme, order(country=OVER_HTTP))
     order_id, saga_id = placed.json()["order_id"], placed.headers["x-correlation-id"]

@@ -40,12 +40,16 @@ async def orders_of(acme: httpx2.AsyncClient, number: str) -> list[dict[str, Any
 
 
 async def until_ordered(acme: httpx2.AsyncClient, number: str) -> dict[str, Any]:
-    (found,) = await wait_until(lambda: orders_of(acme, number), within=EVENT_SECONDS, what=f"order {number} in the partner's list")
+    (found,) = await wait_until(
+        lambda: orders_of(acme, number), within=EVENT_SECONDS, what=f"order {number} in the partner's list"
+    )
     return await finished(acme, found["order_id"])
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_goods_that_the_warehouse_reports_can_be_sold(platform: Platform, acme: httpx2.AsyncClient, ear: Ear, mode: Mode) -> None:
+async def test_goods_that_the_warehouse_reports_can_be_sold(
+    platform: Platform, acme: httpx2.AsyncClient, ear: Ear, mode: Mode
+) -> None:
     before = await promised(acme, ear, "P-311")
 
     async with system(platform.addresses["systems"]["wms"]["broker"]) as wms:
@@ -76,7 +80,9 @@ async def test_goods_that_are_reported_twice_arrived_once(platform: Platform, ac
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_an_order_over_the_broker_is_an_order_like_any_other(platform: Platform, acme: httpx2.AsyncClient, mode: Mode) -> None:
+async def test_an_order_over_the_broker_is_an_order_like_any_other(
+    platform: Platform, acme: httpx2.AsyncClient, mode: Mode
+) -> None:
     body = order()
     async with system(platform.addresses["systems"]["erp"]["broker"]) as erp:
         await erp.say(SUBMITTED, {**body, "partner_id": "acme"}, mode=mode)
@@ -167,7 +173,9 @@ POISON: dict[str, tuple[bytes, str | None, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-async def test_poison_of_every_kind_is_a_dead_letter_in_seconds_and_harms_nobody(platform: Platform, acme: httpx2.AsyncClient, ear: Ear) -> None:
+async def test_poison_of_every_kind_is_a_dead_letter_in_seconds_and_harms_nobody(
+    platform: Platform, acme: httpx2.AsyncClient, ear: Ear
+) -> None:
     before = await promised(acme, ear, "P-313")
     known = {letter["id"] for letter in await dead_letters(platform, *OPEN_IN_INVENTORY)}
     async with system(platform.addresses["systems"]["wms"]["broker"]) as wms:
@@ -202,7 +210,9 @@ async def test_a_dead_letter_keeps_the_bytes_as_they_were(platform: Platform) ->
         return [one for one in await dead_letters(platform, *OPEN_IN_INVENTORY) if one["id"] not in known]
 
     (letter,) = await wait_until(look, within=DEAD_LETTER_SECONDS + 5, what="a dead letter", every=0.2)
-    code, out, err = await platform.run("dlq", "show", letter["id"], "--json", "--reveal", "--reason", "a test looks at its own bytes")
+    code, out, err = await platform.run(
+        "dlq", "show", letter["id"], "--json", "--reveal", "--reason", "a test looks at its own bytes"
+    )
 
     assert code == 0, err
     shown = json.loads(out)
@@ -234,7 +244,9 @@ async def test_the_warehouse_system_may_not_speak_for_others(platform: Platform,
             await target.publish(aio_pika.Message(b"{}", user_id="wms"), key, mandatory=True)
 
 
-@pytest.mark.parametrize("queue", ["credit.commands", "inventory.events", "orchestrator.events", "credit.commands.dead", "erp.orders"])
+@pytest.mark.parametrize(
+    "queue", ["credit.commands", "inventory.events", "orchestrator.events", "credit.commands.dead", "erp.orders"]
+)
 async def test_the_warehouse_system_may_not_read_what_is_not_its_own(platform: Platform, queue: str) -> None:
     async with await aio_pika.connect(platform.addresses["systems"]["wms"]["broker"]) as connection:
         channel = await connection.channel()
@@ -247,7 +259,11 @@ async def test_the_warehouse_system_may_not_read_what_is_not_its_own(platform: P
 async def test_the_warehouse_system_may_not_take_a_detour_over_a_dead_letter_exchange(platform: Platform) -> None:
     async with await aio_pika.connect(platform.addresses["systems"]["wms"]["broker"]) as connection:
         channel = await connection.channel()
-        detour = {"x-dead-letter-exchange": "commands", "x-dead-letter-routing-key": "credit.reserve-credit.v1", "x-message-ttl": 1}
+        detour = {
+            "x-dead-letter-exchange": "commands",
+            "x-dead-letter-routing-key": "credit.reserve-credit.v1",
+            "x-message-ttl": 1,
+        }
 
         with pytest.raises(AMQPError, match="ACCESS_REFUSED"):
             await channel.declare_queue(f"wms.detour-{uuid4().hex}", exclusive=True, arguments=detour)

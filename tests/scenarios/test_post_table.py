@@ -174,7 +174,10 @@ async def test_no_or_a_wrong_credential(platform: Platform, credential: str | No
 async def test_a_cut_key_is_as_wrong_as_any_other(platform: Platform) -> None:
     key = platform.addresses["partners"]["acme"]["api_key"]
     async with httpx2.AsyncClient(base_url=platform.addresses["ingress"], trust_env=False) as stranger:
-        answers = [await stranger.get("/v1/orders", headers={"Authorization": f"Bearer {given}"}) for given in (key[:-1], key[:20], key + "0")]
+        answers = [
+            await stranger.get("/v1/orders", headers={"Authorization": f"Bearer {given}"})
+            for given in (key[:-1], key[:20], key + "0")
+        ]
 
     assert [assert_problem(answer, 401, "unauthorized")["detail"] for answer in answers] == [answers[0].json()["detail"]] * 3
 

@@ -20,7 +20,11 @@ async def test_an_order_survives_its_carriers_outage(platform: Platform, acme: h
     first = await replay(platform, letter["id"])
     document = await finished(acme, order_id)
 
-    assert (letter["queue"], letter["type"], letter["kind"]) == ("fulfillment.commands", "fulfillment.create-shipment.v1", "transient")
+    assert (letter["queue"], letter["type"], letter["kind"]) == (
+        "fulfillment.commands",
+        "fulfillment.create-shipment.v1",
+        "transient",
+    )
     assert during["status"] == "running"
     assert (first["items"], first["resolved"], first["failed_again"]) == (1, 1, 0)
     assert document["status"] == "completed"
@@ -68,9 +72,7 @@ async def test_an_order_in_the_dead_letters_is_cancelled_once_its_carrier_has_sa
     assert "booked" not in await carrier.effects(saga_id)
 
 
-async def test_an_answer_that_is_lost_on_the_way_does_not_book_twice(
-    acme: httpx2.AsyncClient, carrier: CarrierDesk
-) -> None:
+async def test_an_answer_that_is_lost_on_the_way_does_not_book_twice(acme: httpx2.AsyncClient, carrier: CarrierDesk) -> None:
     await carrier.misbehave("execute-then-fail", action="book", count=1)
 
     placed = await post(acme, order(country=OVER_HTTP))

@@ -24,7 +24,6 @@ from tests.support.workload import Wanted
 DRAIN_SECONDS: Final = 120.0
 SHOWN_MAX: Final = 20
 FINISHED: Final = ("completed", "refused", "cancelled", "failed")
-# A dead letter is a message of its own and has no receivers in the registry.
 UNDER_WAY: Final = """
     SELECT '{schema}' AS service,
         (SELECT count(*) FROM "{schema}".outbox) AS outbox,
@@ -102,11 +101,20 @@ async def _depths(platform: Platform) -> dict[str, int]:
 
 
 async def check(platform: Platform, wanted: Sequence[Wanted], history: History) -> None:
-    """All invariants, after `drained`. Raises AssertionError with the ids."""
+    """All invariants and `tutti reconcile`, after `drained`. Raises AssertionError with the ids."""
+    found = await violations(platform, wanted, history)
+    code, out, err = await platform.run("tutti", "reconcile", "--json")
+    if code != 0:
+        found.append(f"tutti reconcile says {out[:3000]}{err[:1000]}")
+    assert not found, f"{len(found)} violations after: {history.summary()}\n" + "\n".join(found[:SHOWN_MAX])
+
+
+async def violations(platform: Platform, wanted: Sequence[Wanted], history: History) -> list[str]:
+    """Sentences about everything that contradicts an invariant."""
     database = await asyncpg.connect(platform.addresses["database"])
     try:
         found = await _facts(platform, database)
-        violations = [
+        return [
             *_accepted_orders_exist_once(wanted, history, found),
             *_orders_ended_rightly(wanted, found),
             *_effects_happened_once(found),
@@ -119,16 +127,14 @@ async def check(platform: Platform, wanted: Sequence[Wanted], history: History) 
         ]
     finally:
         await database.close()
-    code, out, err = await platform.run("tutti", "reconcile", "--json")
-    if code != 0:
-        violations.append(f"tutti reconcile says {out[:3000]}{err[:1000]}")
-    assert not violations, f"{len(violations)} violations after: {history.summary()}\n" + "\n".join(violations[:SHOWN_MAX])
 
 
 async def _facts(platform: Platform, database: asyncpg.Connection) -> Facts:
     async with httpx2.AsyncClient(timeout=30, trust_env=False) as client:
         effects = (await client.get(f"{platform.addresses['carrier']}/effects")).raise_for_status().json()
-    sagas = await database.fetch("SELECT saga_id, state, finished, next_timer_at FROM orchestrator.workflow_instance WHERE state <> 'absent'")
+    sagas = await database.fetch(
+        "SELECT saga_id, state, finished, next_timer_at FROM orchestrator.workflow_instance WHERE state <> 'absent'"
+    )
     return Facts(
         orders=await database.fetch("SELECT * FROM ingress.partner_order"),
         sagas={row["saga_id"]: row for row in sagas},
@@ -297,9 +303,17 @@ async def _nothing_vanished(database: asyncpg.Connection) -> Iterable[str]:
     handled: set[tuple[str, str]] = set()
     emitted: list[tuple[str, str, str]] = []
     for schema in SERVICES:
-        handled |= {(row["consumer"], row["message_id"]) for row in await database.fetch(f'SELECT consumer, message_id FROM "{schema}".inbox')}
-        emitted += [(schema, row["message_id"], row["type"]) for row in await database.fetch(f'SELECT message_id, type FROM "{schema}".emission')]
-    dead = {(row["queue"], row["message_id"]) for row in await database.fetch("SELECT queue, message_id FROM deadletters.dead_letter")}
+        handled |= {
+            (row["consumer"], row["message_id"])
+            for row in await database.fetch(f'SELECT consumer, message_id FROM "{schema}".inbox')
+        }
+        emitted += [
+            (schema, row["message_id"], row["type"])
+            for row in await database.fetch(f'SELECT message_id, type FROM "{schema}".emission')
+        ]
+    dead = {
+        (row["queue"], row["message_id"]) for row in await database.fetch("SELECT queue, message_id FROM deadletters.dead_letter")
+    }
     return [
         f"I8: {type} {message_id} left {schema} and never came to {queue}"
         for schema, message_id, type in emitted
@@ -310,5 +324,7 @@ async def _nothing_vanished(database: asyncpg.Connection) -> Iterable[str]:
 
 async def _nobody_has_to_look(database: asyncpg.Connection) -> Iterable[str]:
     """I9: what breaks and heals is nobody's work. No message was at fault, so none is left in the dead letters."""
-    rows = await database.fetch("SELECT id, queue, type, kind, error FROM deadletters.dead_letter WHERE state IN ('open', 'parked', 'replaying')")
+    rows = await database.fetch(
+        "SELECT id, queue, type, kind, error FROM deadletters.dead_letter WHERE state IN ('open', 'parked', 'replaying')"
+    )
     return [f"I9: {row['id']} of {row['queue']}: {row['type']}, {row['kind']}: {row['error']}" for row in rows]

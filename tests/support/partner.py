@@ -11,7 +11,9 @@ FINISHED = frozenset({"completed", "refused", "cancelled", "failed"})
 WAIT_SECONDS = 20
 
 
-async def post(client: httpx2.AsyncClient, body: Any, *, key: str | None = None, wait: int | None = None, **headers: str) -> httpx2.Response:
+async def post(
+    client: httpx2.AsyncClient, body: Any, *, key: str | None = None, wait: int | None = None, **headers: str
+) -> httpx2.Response:
     """POST /v1/orders under this key or a new one."""
     prefer = {"Prefer": f"wait={wait}"} if wait is not None else {}
     return await client.post("/v1/orders", json=body, headers={"Idempotency-Key": key or str(uuid4()), **prefer, **headers})

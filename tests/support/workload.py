@@ -45,7 +45,13 @@ def order(**changes: Any) -> Body:
         "order_number": f"PO-{uuid4().hex[:16]}",
         "revision": 0,
         "buyer": {"id": changes.pop("buyer_id", f"C-{next(_turns) % BUYERS + 1}"), "name": name},
-        "ship_to": {"name": f"{CANARY_NAME} Lager", "lines": [CANARY_STREET], "city": "Bremen", "postal_code": "28195", "country": country},
+        "ship_to": {
+            "name": f"{CANARY_NAME} Lager",
+            "lines": [CANARY_STREET],
+            "city": "Bremen",
+            "postal_code": "28195",
+            "country": country,
+        },
         "currency": "EUR",
         "lines": [line(1, "P-1")],
     }

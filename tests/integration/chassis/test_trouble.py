@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import asyncpg
 import pytest
@@ -11,7 +12,7 @@ from yarl import URL
 
 from infra.chassis.decoding import Raw
 from tests.support.ledger_bench import Bench, Replica
-from tests.support.ledger_service import Wakeups, create_shipment, limit_changed, reserve, settings
+from tests.support.ledger_service import Wakeups, create_shipment, limit_changed, release, reserve, settings
 from tests.support.servers import TestServers
 
 pytestmark = pytest.mark.usefixtures("prompt_polls")
@@ -250,3 +251,54 @@ async def test_rows_that_were_begun_before_without_a_word_are_taken_alone_and_fo
 
     assert sorted(await bench.effects()) == ["row", "row", "row"]
     assert await bench.rows("SELECT 1 FROM suspect") == []
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["a new operation", "an operation whose do has failed before"])
+async def test_an_undo_in_one_replica_waits_for_its_do_in_another_and_takes_it_back(bench: Bench, begun: bool) -> None:
+    first, second = bench.replica(), bench.replica()
+    if begun:
+        await first.turn(reserve("s1:step", buyer="bug.K"))
+
+    async with bench.engine.connect() as connection, connection.begin():
+        batch = first.loop._batch
+        await batch.handle(connection, [batch.admit(reserve("s1:step", buyer="ok.K"), datetime.now(UTC))])
+        undoing = asyncio.create_task(second.turn(release("s1:step", buyer="ok.K")))
+        await eventually(lambda: waits_for_a_lock(bench))
+        await connection.commit()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await undoing
+
+    assert await bench.effects() == ["do", "undo"]
+    assert await bench.held("K") == 0
+    assert (await bench.operation("s1:step"))[0] == "undone"
+
+
+async def test_the_same_message_in_two_replicas_at_once_has_one_effect(bench: Bench) -> None:
+    first, second, message = bench.replica(), bench.replica(), limit_changed("C-1")
+
+    async with bench.engine.connect() as connection, connection.begin():
+        batch = first.loop._batch
+        await batch.handle(connection, [batch.admit(message, datetime.now(UTC))])
+        again = asyncio.create_task(second.turn(message))
+        await eventually(lambda: waits_for_a_lock(bench))
+        await connection.commit()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await again
+
+    assert await bench.effects() == ["event"]
+
+
+async def test_a_message_whose_first_replica_rolled_back_is_handled_by_the_second(bench: Bench) -> None:
+    first, second, message = bench.replica(), bench.replica(), limit_changed("C-1")
+
+    async with bench.engine.connect() as connection, connection.begin():
+        batch = first.loop._batch
+        await batch.handle(connection, [batch.admit(message, datetime.now(UTC))])
+        again = asyncio.create_task(second.turn(message))
+        await eventually(lambda: waits_for_a_lock(bench))
+        await connection.rollback()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await again
+
+    assert await bench.effects() == ["event"]
+    assert await bench.held("C-1") == 100
