@@ -2,10 +2,12 @@
 
 from enum import Enum
 
+import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from infra.chassis.hot_connection import Row
 from infra.chassis.schema import async_url
 from infra.chassis.settings import ServiceSettings
 
@@ -34,7 +36,7 @@ def create_engine(settings: ServiceSettings, name: str) -> AsyncEngine:
         pool_timeout=settings.database_pool_timeout_seconds,
         pool_recycle=1800,
         isolation_level="READ COMMITTED",
-        connect_args={"timeout": 5, "server_settings": {"application_name": name, "jit": "off"}},
+        connect_args={"timeout": 5, "record_class": Row, "server_settings": {"application_name": name, "jit": "off"}},
     )
 
 
@@ -42,14 +44,16 @@ def classify(error: BaseException) -> Trouble | None:
     """What kind of trouble an exception of load, save or the driver is; None when it is not the database's at all."""
     if isinstance(error, PoolTimeout | OSError | TimeoutError):
         return Trouble.OUTAGE
-    if not isinstance(error, DBAPIError):
+    # Within the loop's transaction the driver's errors come as they are, elsewhere wrapped.
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(error, DBAPIError | asyncpg.PostgresError | asyncpg.InterfaceError):
         return None
-    state = getattr(error.orig, "sqlstate", None) or ""
-    if state in _MOMENTARY or "cached statement plan" in str(error.orig):
+    state = getattr(cause, "sqlstate", None) or ""
+    if state in _MOMENTARY or "cached statement plan" in str(cause):
         return Trouble.MOMENTARY
     if state[:2] in _DATA_CLASSES:
         return Trouble.DATA
     # The driver checks argument types before anything is sent; its DataError has no SQLSTATE.
-    if not state and type(error.orig).__name__ == "DataError":
+    if not state and type(cause).__name__ == "DataError":
         return Trouble.DATA
     return Trouble.OUTAGE

@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra.chassis import calls, retries, suspects
 from infra.chassis.batch import Arrival, Batch, BatchResult
@@ -28,6 +28,7 @@ from infra.chassis.crash_points import crash_point
 from infra.chassis.database import Trouble, classify
 from infra.chassis.decoding import Raw
 from infra.chassis.errors import Failure, Permanent, Transient
+from infra.chassis.hot_connection import HotConnection
 from infra.chassis.metrics import ACKNOWLEDGE_ERRORS, BATCH_SIZE, BATCHES, DATABASE_UP, MESSAGES, TROUBLE
 from infra.chassis.outbox import OutboxRow
 from infra.chassis.retries import RetryRow
@@ -362,7 +363,8 @@ class Loop:
     ) -> None:
         began = time.perf_counter()
         async with self._engine.begin() as connection:
-            result = await self._batch.handle(connection, arrivals, settle, rows, crashed=crashed)
+            hot = cast("AsyncConnection", HotConnection(connection))
+            result = await self._batch.handle(hot, arrivals, settle, rows, crashed=crashed)
             crash_point(self._service, "before-commit")
         self._last_seconds = time.perf_counter() - began
         BATCHES.labels(self._service, self.consumer.queue).observe(self._last_seconds)

@@ -259,7 +259,7 @@ async def test_the_warehouse_system_may_not_read_what_is_not_its_own(platform: P
 async def test_the_warehouse_system_may_not_take_a_detour_over_a_dead_letter_exchange(platform: Platform) -> None:
     async with await aio_pika.connect(platform.addresses["systems"]["wms"]["broker"]) as connection:
         channel = await connection.channel()
-        detour = {
+        detour: dict[str, Any] = {
             "x-dead-letter-exchange": "commands",
             "x-dead-letter-routing-key": "credit.reserve-credit.v1",
             "x-message-ttl": 1,

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx2
+import psutil
 import pytest
 
 from tests.support.partner import WAIT_SECONDS, finished, post
@@ -197,3 +198,29 @@ async def test_an_order_can_be_read_listed_and_revalidated(acme: httpx2.AsyncCli
     assert len(set(ids)) == 4
     assert set(ids) >= {document["order_id"] for document in placed}
     assert_problem(await acme.get("/v1/orders", params={"after": "nonsense"}), 422, "validation-failed")
+
+
+BURST, GROWTH_BYTES_MAX = 10, 48 * 1024 * 1024
+MEMORY_POISON: dict[str, tuple[bytes, int]] = {
+    "large": (b"[" + b"0," * 1024 * 1024 + b"0]", 413),
+    "many-objects": (b'{"lines": [' + b"{}," * 80_000 + b"{}]}", 422),
+    "nested": (b'{"lines": ' + b"[" * 120_000, 400),
+    "many-errors": (b'{"lines": [' + b'{"line": 1, "sku": 2, "quantity": 3.5, "unit": 4, "x": 5},' * 3_500 + b"{}]}", 422),
+    "long-number": (b'{"revision": ' + b"9" * 200_000 + b"}", 400),
+}
+
+
+async def test_poison_is_refused_and_leaves_the_memory_flat(platform: Platform, acme: httpx2.AsyncClient) -> None:
+    process = psutil.Process(platform.pid("ingress"))
+
+    async def burst() -> set[tuple[str, int]]:
+        return {(name, (await raw(acme, body)).status_code) for _ in range(BURST) for name, (body, _) in MEMORY_POISON.items()}
+
+    answered = await burst()
+    before = process.memory_info().rss
+    for _ in range(3):
+        answered |= await burst()
+
+    assert answered == {(name, status) for name, (_, status) in MEMORY_POISON.items()}
+    assert process.memory_info().rss - before < GROWTH_BYTES_MAX
+    assert (await post(acme, order(), wait=WAIT_SECONDS)).json()["status"] == "completed"

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from infra.chassis.caller import Caller
 from infra.chassis.decoding import Raw
+from infra.chassis.hot_connection import Row
 from infra.chassis.loop import Delivery, Loop
 from infra.chassis.outbox import OutboxRow
 from infra.chassis.schema import async_url
@@ -162,7 +163,6 @@ class Bench:
 
 
 def connect(url: str, **values: Any) -> AsyncEngine:
-    """An engine on the ledger's schema, as administrator."""
-    return create_async_engine(
-        async_url(url), connect_args={"server_settings": {"search_path": "credit"}, **values}, pool_size=4, max_overflow=0
-    )
+    """An engine on the ledger's schema, as administrator, with rows as the loop's transaction reads them."""
+    given = {"record_class": Row, "server_settings": {"search_path": "credit"}, **values}
+    return create_async_engine(async_url(url), connect_args=given, pool_size=4, max_overflow=0)

@@ -66,6 +66,7 @@ _RELEASE_HOLDS = text("""
     SET state = 'released', ended_at = released.ended_at
     FROM unnest(CAST(:operations AS text[]), CAST(:moments AS timestamptz[])) AS released (operation_id, ended_at)
     WHERE hold.operation_id = released.operation_id AND hold.state = 'held'
+    RETURNING hold.operation_id
 """)
 
 # Restricted to the line that the event names, because that is the one we have locked.
@@ -210,16 +211,17 @@ async def _insert_holds(connection: AsyncConnection, placed: Sequence[HoldPlaced
 
 
 async def _release_holds(connection: AsyncConnection, released: Sequence[HoldReleased]) -> None:
-    result = await connection.execute(
+    rows = await connection.execute(
         _RELEASE_HOLDS,
         {"operations": [hold.operation_id for hold in released], "moments": [hold.at for hold in released]},
     )
     # A captured hold belongs to a completed order. To take its amount from the line would take somebody else's hold
     # away, so a person has to look; the loop takes the batch again one by one and finds the message.
-    if result.rowcount != len(released):
+    found = len(rows.all())
+    if found != len(released):
         operations = ", ".join(sorted(hold.operation_id for hold in released)[:5])
         raise Permanent(
-            f"{result.rowcount} of {len(released)} holds could be released ({operations}): the others are captured "
+            f"{found} of {len(released)} holds could be released ({operations}): the others are captured "
             "or were never placed; compare the order's end with its holds"
         )
 

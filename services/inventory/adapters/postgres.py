@@ -128,6 +128,7 @@ _END_RESERVATIONS = text("""
     ) AS ended (operation_id, sku, warehouse, state)
     WHERE reservation.operation_id = ended.operation_id AND reservation.sku = ended.sku
         AND reservation.warehouse = ended.warehouse AND reservation.state = 'reserved'
+    RETURNING reservation.operation_id
 """)
 
 _INSERT_MOVEMENTS = text("""
@@ -269,7 +270,7 @@ async def _insert_reservations(connection: AsyncConnection, made: Sequence[Stock
 
 
 async def _end_reservations(connection: AsyncConnection, ended: Sequence[ReservationEnded]) -> None:
-    result = await connection.execute(
+    rows = await connection.execute(
         _END_RESERVATIONS,
         {
             **_places(fact.place for fact in ended),
@@ -279,10 +280,11 @@ async def _end_reservations(connection: AsyncConnection, ended: Sequence[Reserva
     )
     # Its quantity was taken off the sums; if it had ended before, that quantity belonged to somebody else. The loop takes
     # the batch again one by one and finds the message.
-    if result.rowcount != len(ended):
+    found = len(rows.all())
+    if found != len(ended):
         operations = ", ".join(sorted({fact.operation_id for fact in ended})[:5])
         raise Permanent(
-            f"{result.rowcount} of {len(ended)} reservations could be ended ({operations}): the others have ended or never "
+            f"{found} of {len(ended)} reservations could be ended ({operations}): the others have ended or never "
             "were; compare inventory.reservation with the orders' ends"
         )
 

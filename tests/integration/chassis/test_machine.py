@@ -16,12 +16,12 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only
 
 from infra.chassis.decoding import Raw
@@ -58,14 +58,24 @@ class Crash(BaseException):
 
 
 class Statements:
-    """Counts an engine's statements, and lets things happen before a chosen one."""
+    """Counts the statements of an engine of its own, and lets things happen before a chosen one."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, url: str) -> None:
         self._left: Step = None
         self._held: asyncio.Event | None = None
         self.reached = asyncio.Event()
         self.crash = False
-        event.listen(engine.sync_engine, "before_cursor_execute", self._before)
+        statements = self
+
+        class Counted(asyncpg.Connection):  # type: ignore[misc]  # the driver has no types
+            """The loop's own statements go to the driver's `fetch`; all others pass SQLAlchemy's event."""
+
+            async def fetch(self, *arguments: Any, **values: Any) -> Any:
+                await statements.before()
+                return await super().fetch(*arguments, **values)
+
+        self.engine = connect(url, connection_class=Counted)
+        event.listen(self.engine.sync_engine, "before_cursor_execute", lambda *_: await_only(self.before()))
 
     @contextmanager
     def interrupted(self, step: Step, held: asyncio.Event | None = None) -> Iterator[None]:
@@ -77,7 +87,7 @@ class Statements:
         finally:
             self._left = self._held = None
 
-    def _before(self, *_: object) -> None:
+    async def before(self) -> None:
         if self._left is None:
             return
         self._left -= 1
@@ -86,7 +96,7 @@ class Statements:
         self._left = None
         self.reached.set()
         if self._held is not None:
-            await_only(self._held.wait())
+            await self._held.wait()
         if self.crash:
             raise Crash
 
@@ -102,8 +112,7 @@ class World:
 
     async def _open(self, url: str) -> None:
         self.bench = Bench(connect(url))
-        self.engines = (connect(url), connect(url))
-        self.statements = tuple(Statements(engine) for engine in self.engines)
+        self.statements = (Statements(url), Statements(url))
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         async def bounded() -> Any:
@@ -117,7 +126,7 @@ class World:
         self.runner.close()
 
     async def _close(self) -> None:
-        for engine in (self.bench.engine, *self.engines):
+        for engine in (self.bench.engine, *(one.engine for one in self.statements)):
             await engine.dispose()
 
 
@@ -138,7 +147,7 @@ class OneOperation(RuleBasedStateMachine):
         self.replicas = [self._replica(0), self._replica(1)]
 
     def _replica(self, which: int) -> Replica:
-        return self.bench.replica(self.world.engines[which])
+        return self.bench.replica(self.world.statements[which].engine)
 
     # What is published.
 

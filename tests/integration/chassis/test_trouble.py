@@ -52,9 +52,9 @@ async def acknowledged(replica: Replica, tag: int) -> None:
     await eventually(reached)
 
 
-async def waits_for_a_lock(bench: Bench) -> bool:
+async def waits_for_a_lock(bench: Bench, *, sessions: int = 1) -> bool:
     query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    return bool(await bench.rows(query))
+    return len(await bench.rows(query)) >= sessions
 
 
 def momentary() -> float:
@@ -254,19 +254,23 @@ async def test_rows_that_were_begun_before_without_a_word_are_taken_alone_and_fo
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["a new operation", "an operation whose do has failed before"])
-async def test_an_undo_in_one_replica_waits_for_its_do_in_another_and_takes_it_back(bench: Bench, begun: bool) -> None:
+async def test_an_undo_in_one_replica_waits_for_its_do_in_another_and_takes_it_back(
+    bench: Bench, rival: asyncpg.Connection, begun: bool
+) -> None:
     first, second = bench.replica(), bench.replica()
-    if begun:
-        await first.turn(reserve("s1:step", buyer="bug.K"))
+    await first.turn(reserve("s1:step" if begun else "s0:step", buyer="bug.K"))
 
-    async with bench.engine.connect() as connection, connection.begin():
-        batch = first.loop._batch
-        await batch.handle(connection, [batch.admit(reserve("s1:step", buyer="ok.K"), datetime.now(UTC))])
-        undoing = asyncio.create_task(second.turn(release("s1:step", buyer="ok.K")))
-        await eventually(lambda: waits_for_a_lock(bench))
-        await connection.commit()
-        async with asyncio.timeout(WAIT_SECONDS):
-            await undoing
+    # The do is held between the lock of its operation and the writing of its outcome, when only the lock protects it.
+    transaction = rival.transaction()
+    await transaction.start()
+    await rival.execute("SELECT * FROM account WHERE key = 'K' FOR UPDATE")
+    doing = asyncio.create_task(first.turn(reserve("s1:step", buyer="ok.K")))
+    await eventually(lambda: waits_for_a_lock(bench))
+    undoing = asyncio.create_task(second.turn(release("s1:step", buyer="ok.K")))
+    await eventually(lambda: waits_for_a_lock(bench, sessions=2))
+    await transaction.rollback()
+    async with asyncio.timeout(WAIT_SECONDS):
+        await asyncio.gather(doing, undoing)
 
     assert await bench.effects() == ["do", "undo"]
     assert await bench.held("K") == 0
