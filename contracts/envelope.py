@@ -6,6 +6,7 @@ body), as in the CloudEvents SDK and the Knative RabbitMQ binding. Whatever is w
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -75,6 +76,7 @@ class Envelope:
 _ATTRIBUTES = tuple(item.name for item in fields(Envelope) if item.name != "data")
 _MOMENTS = frozenset({"time", "dueby", "receivedat", "startedat", "finishedat"})
 _NUMBERS = frozenset({"revision", "dependencyms"})
+_RFC_3339: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})")
 _REQUIRED = ("id", "source", "type", "specversion")
 
 
@@ -91,7 +93,7 @@ def parse(body: bytes, content_type: str | None, headers: Mapping[str, Any], *, 
         if "data_base64" in document:
             raise EnvelopeError("data_base64", "binary payloads are not accepted; send JSON in `data`")
         data = document.pop("data", None)
-        content = document.pop("datacontenttype", JSON)
+        content = document.pop("datacontenttype", None) or JSON
         if not _is_json(content):
             raise EnvelopeError("datacontenttype", f"is {content!r}; send application/json")
         return _envelope(document, data)
@@ -189,7 +191,8 @@ def _attribute(name: str, value: object) -> object:
 
 def _moment(name: str, value: object) -> datetime:
     try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        # fromisoformat takes more than RFC 3339 allows, such as a time without seconds.
+        moment = datetime.fromisoformat(value) if isinstance(value, str) and _RFC_3339.fullmatch(value) else None
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:

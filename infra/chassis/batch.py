@@ -202,9 +202,7 @@ class Batch:
         self._report(arrival.decoded, Verdict.ABSORB if state == "retrying" else Verdict.ANSWER_AGAIN, work)
         return False
 
-    async def _claim(
-        self, connection: AsyncConnection, admitted: Sequence[Arrival], settle: Sequence[str], work: _Work
-    ) -> None:
+    async def _claim(self, connection: AsyncConnection, admitted: Sequence[Arrival], settle: Sequence[str], work: _Work) -> None:
         correlations = {
             operation_id: arrival.envelope.correlationid or ""
             for arrival in admitted
@@ -314,9 +312,7 @@ class Batch:
         decision = decoded.route.decide(decoded.message, work.states, context, done)
         self._conclude(decoded, operation, decision, timing, work)
 
-    def _conclude(
-        self, decoded: Decoded, operation: Operation, decision: Decision[Any], timing: Timing, work: _Work
-    ) -> None:
+    def _conclude(self, decoded: Decoded, operation: Operation, decision: Decision[Any], timing: Timing, work: _Work) -> None:
         """An answer ends the operation's direction; calls leave it pending until their results come."""
         direction = decoded.route.direction
         if decision.answer is None and not decision.calls:
@@ -412,7 +408,9 @@ class Batch:
                 self._drop_pending(operation, direction)
                 if direction == "do" and operation.pending_undo is not None:
                     return
-                raise Transient(f"{exhausted.result.call.dependency} gave no answer to {exhausted.result.call.key} within its budget")
+                raise Transient(
+                    f"{exhausted.result.call.dependency} gave no answer to {exhausted.result.call.key} within its budget"
+                )
             if not mine:
                 # An undo that was noted while its do was pending: it has not been decided yet.
                 self._drop_pending(operation, direction)
@@ -457,9 +455,7 @@ class Batch:
 
     # What the inputs leave behind.
 
-    def _merge(
-        self, decoded: Decoded, decision: Decision[Any], answer: Event | None, timing: Timing, work: _Work
-    ) -> None:
+    def _merge(self, decoded: Decoded, decision: Decision[Any], answer: Event | None, timing: Timing, work: _Work) -> None:
         rows = self._encode(decoded.envelope, decision, answer, timing, work)
         self._merge_states(decision, work)
         work.rows += rows
@@ -538,9 +534,7 @@ class Batch:
             error=clean(str(error)),
         )
 
-    def _bury(
-        self, arrival: Arrival, error: Exception, kind: Kind, attempts: int, first: datetime, work: _Work
-    ) -> None:
+    def _bury(self, arrival: Arrival, error: Exception, kind: Kind, attempts: int, first: datetime, work: _Work) -> None:
         operation_id = self._operation_id(arrival)
         direction = self._direction(arrival) if operation_id is not None else "event"
         failure = describe_failure(error, kind, attempts=attempts, first=first, last=work.now)

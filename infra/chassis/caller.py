@@ -79,9 +79,7 @@ class Caller:
     async def _lease(self, limit: int) -> list[Leased]:
         try:
             async with self._engine.begin() as connection:
-                return await calls.lease(
-                    connection, list(self._loops), seconds=self._settings.call_lease_seconds, limit=limit
-                )
+                return await calls.lease(connection, list(self._loops), seconds=self._settings.call_lease_seconds, limit=limit)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             log.warning("calls_unavailable", error=str(error)[:300])
             return []

@@ -41,9 +41,7 @@ class FailureRecord:
     trace: str = ""
 
 
-def describe_failure(
-    error: BaseException, kind: Kind, *, attempts: int, first: datetime, last: datetime
-) -> FailureRecord:
+def describe_failure(error: BaseException, kind: Kind, *, attempts: int, first: datetime, last: datetime) -> FailureRecord:
     """The record of an exception, with its trace from our own code, cut to 8 KiB from the front (the end says most)."""
     trace = "".join(traceback.format_exception(error))
     return FailureRecord(

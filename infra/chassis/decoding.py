@@ -175,7 +175,9 @@ def _check_headers(raw: Raw) -> None:
 def _check_routing(raw: Raw, envelope: Envelope) -> None:
     # The broker permits each user its own routing keys. A body that claims another type would walk around that.
     if raw.exchange and raw.routing_key != envelope.type:
-        raise Permanent(f"type {envelope.type[:80]!r} was published with routing key {raw.routing_key[:80]!r}; they must be equal")
+        raise Permanent(
+            f"type {envelope.type[:80]!r} was published with routing key {raw.routing_key[:80]!r}; they must be equal"
+        )
 
 
 def _check_operation(envelope: Envelope) -> None:

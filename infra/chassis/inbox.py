@@ -45,9 +45,7 @@ MARK = text(
 )
 
 
-async def receive(
-    connection: AsyncConnection, consumer: str, keys: Iterable[MessageKey]
-) -> tuple[set[MessageKey], datetime]:
+async def receive(connection: AsyncConnection, consumer: str, keys: Iterable[MessageKey]) -> tuple[set[MessageKey], datetime]:
     """Inserts the keys. Returns those that were new, and the database's time, which is the batch's `now`."""
     ordered = sorted(set(keys))
     rows = await connection.execute(RECEIVE, _arrays(consumer, ordered))

@@ -16,7 +16,8 @@ MASK: Final = "***"
 VALUE_LENGTH_MAX: Final = 2000
 NESTING_MAX: Final = 4
 _SECRET_NAMES: Final = re.compile(
-    r"(password|secret|token|api_?key|authorization|cookie|dsn|credential|^body$|^data$|^payload$|^name$|address|postal|city)", re.IGNORECASE
+    r"(password|secret|token|api_?key|authorization|cookie|dsn|credential|^body$|^data$|^payload$|^name$|address|postal|city)",
+    re.IGNORECASE,
 )
 _URL_PASSWORD: Final = re.compile(r"(\w+://[^:/@\s]+):[^@\s]+@")
 _KEY: Final = re.compile(r"\btk_[A-Za-z0-9]+_[A-Za-z0-9_\-]+")
@@ -69,7 +70,9 @@ def configure(process: str, *, level: int = logging.INFO) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
-    formatter = structlog.stdlib.ProcessorFormatter(processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer], foreign_pre_chain=shared)
+    formatter = structlog.stdlib.ProcessorFormatter(
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer], foreign_pre_chain=shared
+    )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

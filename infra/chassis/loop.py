@@ -401,7 +401,9 @@ class Loop:
                 if trouble is Trouble.MOMENTARY and momentary <= MOMENTARY_TRIES_MAX:
                     await asyncio.sleep(random.uniform(0.0, 0.1 * 2**momentary))
                     continue
-                log.warning("database_unavailable", queue=self.consumer.queue, pause_seconds=round(pause, 1), error=str(error)[:300])
+                log.warning(
+                    "database_unavailable", queue=self.consumer.queue, pause_seconds=round(pause, 1), error=str(error)[:300]
+                )
                 DATABASE_UP.labels(self._service).set(0)
                 await self._pause(pause)
                 pause = min(pause * 2, OUTAGE_PAUSE_SECONDS_MAX)

@@ -124,7 +124,9 @@ def encode_payload(
     document["data"] = payload
     body = to_json(document, exclude_none=False)
     if len(body) > BODY_BYTES_MAX:
-        raise Permanent(f"{wire_name} would have {len(body)} bytes, {BODY_BYTES_MAX} are allowed; the sender's decision is too large")
+        raise Permanent(
+            f"{wire_name} would have {len(body)} bytes, {BODY_BYTES_MAX} are allowed; the sender's decision is too large"
+        )
     return OutboxRow(
         message_id=message_id,
         exchange=EXCHANGES[out.message.kind],

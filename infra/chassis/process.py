@@ -154,7 +154,9 @@ class Runtime:
             f"no consumer on {queue}; the watchdog is subscribing again" for queue, up in self.consumption.up.items() if not up
         ]
         if not self.publisher.ready:
-            problems.append("the broker cannot be reached for publishing; messages wait in the outbox. `tutti status` shows the broker")
+            problems.append(
+                "the broker cannot be reached for publishing; messages wait in the outbox. `tutti status` shows the broker"
+            )
         try:
             async with asyncio.timeout(2), self.engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
@@ -168,7 +170,10 @@ class Runtime:
         """The facts of the last day."""
         since = datetime.now(UTC) - timedelta(days=1)
         found = await reconciliation.facts(self.service.name, self.engine, self.service.reconcile, since)
-        return {**found, "depths": {loop.consumer.queue: (await self.consumption.depth(loop.consumer.queue))[0] for loop in self.loops}}
+        return {
+            **found,
+            "depths": {loop.consumer.queue: (await self.consumption.depth(loop.consumer.queue))[0] for loop in self.loops},
+        }
 
     def begin_stop(self) -> None:
         self._stopping.set()

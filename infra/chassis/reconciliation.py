@@ -30,7 +30,5 @@ async def facts(
             rows = await connection.execute(text(statement), {"since": since} if ":since" in statement else {})
             found[name] = [list(row) for row in rows]
         findings = (await check(connection)) if check else []
-        found["findings"] = [
-            {"kind": one.kind, "id": one.id, "detail": one.detail, "command": one.command} for one in findings
-        ]
+        found["findings"] = [{"kind": one.kind, "id": one.id, "detail": one.detail, "command": one.command} for one in findings]
     return found

@@ -88,8 +88,7 @@ async def claim(connection: AsyncConnection, consumer: str, limit: int) -> list[
     """Due rows; the caller commits before it uses them."""
     rows = await connection.execute(CLAIM, {"consumer": consumer, "limit": limit, "lease": LEASE_SECONDS})
     return [
-        RetryRow(row.source, row.message_id, Raw.from_json(row.raw), row.attempts, row.first_failed_at, row.tries)
-        for row in rows
+        RetryRow(row.source, row.message_id, Raw.from_json(row.raw), row.attempts, row.first_failed_at, row.tries) for row in rows
     ]
 
 

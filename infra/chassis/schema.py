@@ -70,7 +70,9 @@ def _prepare(connection: Connection, service: str, password: str | None) -> None
     exists = connection.execute(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": service}).first()
     verb = "ALTER" if exists else "CREATE"
     literal = "'" + password.replace("'", "''") + "'"
-    connection.execute(text(f"{verb} ROLE {quoted} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {literal}".replace(":", r"\:")))
+    connection.execute(
+        text(f"{verb} ROLE {quoted} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {literal}".replace(":", r"\:"))
+    )
     for name, value in ROLE_SETTINGS.items():
         connection.execute(text(f"ALTER ROLE {quoted} SET {name} = '{value}'"))
     connection.execute(text(f"ALTER ROLE {quoted} SET search_path = {quoted}"))
@@ -98,4 +100,3 @@ def _grant(connection: Connection, service: str, append_only: Sequence[str]) -> 
     connection.execute(text("REVOKE ALL ON SCHEMA public FROM PUBLIC"))
     for table in append_only:
         connection.execute(text(f"REVOKE UPDATE, DELETE, TRUNCATE ON {role}.{quote(table)} FROM {role}"))
-

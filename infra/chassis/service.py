@@ -153,9 +153,7 @@ Undo = Callable[[M, S, Context, Any], Decision[S]]
 UndoMany = Callable[[M, Mapping[K, S], Context, Any], Decision[Mapping[K, S]]]
 
 
-def on(
-    model: type[M], decide: Decide[M, S], *, key: Callable[[M], K], settle: Settle[M, S] | None = None
-) -> Route:
+def on(model: type[M], decide: Decide[M, S], *, key: Callable[[M], K], settle: Settle[M, S] | None = None) -> Route:
     """A command or an event whose decision needs the state of one key."""
     return Route(
         model=model,
@@ -164,9 +162,7 @@ def on(
         decide=lambda message, states, context, _: _one(key(message), lambda s: decide(message, s, context), states),
         settle=settle
         and (
-            lambda message, states, context, results: _one(
-                key(message), lambda s: settle(message, s, context, results), states
-            )
+            lambda message, states, context, results: _one(key(message), lambda s: settle(message, s, context, results), states)
         ),
     )
 
@@ -188,9 +184,7 @@ def listen(model: type[M], decide: Decide[M, S], *, key: Callable[[Envelope], K]
         model=model,
         direction=_direction(model),
         keys=lambda _, envelope: (key(envelope),),
-        decide=lambda message, states, context, _: _one(
-            key(context.envelope), lambda s: decide(message, s, context), states
-        ),
+        decide=lambda message, states, context, _: _one(key(context.envelope), lambda s: decide(message, s, context), states),
     )
 
 
@@ -207,30 +201,22 @@ def undo(
         model=model,
         direction="undo",
         keys=lambda message, _: (key(message),),
-        decide=lambda message, states, context, done: _one(
-            key(message), lambda s: decide(message, s, context, done), states
-        ),
+        decide=lambda message, states, context, done: _one(key(message), lambda s: decide(message, s, context, done), states),
         settle=settle
         and (
-            lambda message, states, context, results: _one(
-                key(message), lambda s: settle(message, s, context, results), states
-            )
+            lambda message, states, context, results: _one(key(message), lambda s: settle(message, s, context, results), states)
         ),
         undoes=of,
     )
 
 
-def undo_many(
-    model: type[M], decide: UndoMany[M, K, S], *, of: type[Command], keys: Callable[[M], Sequence[K]]
-) -> Route:
+def undo_many(model: type[M], decide: UndoMany[M, K, S], *, of: type[Command], keys: Callable[[M], Sequence[K]]) -> Route:
     """As `undo`, for a decision that needs several states."""
     return Route(
         model=model,
         direction="undo",
         keys=lambda message, _: keys(message),
-        decide=lambda message, states, context, done: decide(
-            message, {key: states[key] for key in keys(message)}, context, done
-        ),
+        decide=lambda message, states, context, done: decide(message, {key: states[key] for key in keys(message)}, context, done),
         undoes=of,
     )
 

@@ -39,7 +39,9 @@ class ServiceSettings(BaseSettings):
     batch_size_max: int = Field(default=100, ge=1, le=1000)
     prefetch_count: int = Field(default=200, ge=1, le=2000)
     linger_seconds: float = Field(default=0.02, ge=0, le=1)
-    linger_seconds_max: float = Field(default=0.08, ge=0, le=1, description="how far lingering grows with the transactions' duration")
+    linger_seconds_max: float = Field(
+        default=0.08, ge=0, le=1, description="how far lingering grows with the transactions' duration"
+    )
     linger_batch_size_min: int = Field(default=3, ge=1)
 
     retry_attempts_max: int = Field(default=3, ge=1, le=20)

@@ -131,7 +131,9 @@ def print_timeline(document: Mapping[str, Any]) -> None:
     for step in document["steps"]:
         _print_bar(step["id"], step["state"], step["attempts"], step, begin, span, ended=ended)
         if step["undo"] is not None:
-            _print_bar(f"  undo {step['id']}", step["undo"]["state"], step["undo"]["attempts"], step["undo"], begin, span, ended=ended)
+            _print_bar(
+                f"  undo {step['id']}", step["undo"]["state"], step["undo"]["attempts"], step["undo"], begin, span, ended=ended
+            )
     console.print(f"  {'':<24}{'':<12}    0 ms{'':>{BAR_WIDTH - 10}}{span * 1000:.0f} ms")
     for wait in document["waits_for"]:
         console.print(f"  waits for {wait['step']} ({wait['direction']}) until {wait['by']}", markup=False)
@@ -145,9 +147,7 @@ def _moments(document: Mapping[str, Any]) -> list[str | None]:
     ]
 
 
-def _print_bar(
-    name: str, state: str, attempts: int, part: Mapping[str, Any], begin: float, span: float, *, ended: bool
-) -> None:
+def _print_bar(name: str, state: str, attempts: int, part: Mapping[str, Any], begin: float, span: float, *, ended: bool) -> None:
     sent, answered = _moment(part["sent_at"]), _moment(part["answered_at"])
     if sent is None:
         console.print(f"  {name:<24}{state:<12}", markup=False)

@@ -53,6 +53,8 @@ def with_text(old: str, new: str) -> Raw:
 
 
 NESTED = "[" * 100_000 + "]" * 100_000
+
+
 def decode(raw: Raw) -> Any:
     first = as_first_sent(raw)
     replay_of(first)
@@ -134,7 +136,9 @@ HARMLESS = {
     "a spoofed x-death": replace(limit_changed("C-1"), headers={"x-death": [{"count": 99, "queue": "credit.commands"}]}),
     "CC and BCC": replace(limit_changed("C-1"), headers={"CC": ["credit.commands"], "BCC": ["x"]}),
     "a marker of somebody else": replace(limit_changed("C-1"), headers={"x-replay": "nonsense"}),
-    "the desk's marker outside the replay exchange": replace(limit_changed("C-1"), sender="deadletters", headers={"x-replay": "dl 1"}),
+    "the desk's marker outside the replay exchange": replace(
+        limit_changed("C-1"), sender="deadletters", headers={"x-replay": "dl 1"}
+    ),
 }
 
 

@@ -92,7 +92,9 @@ def test_headers_that_do_not_fit_are_cut_and_marked() -> None:
     assert size < ORIGINAL_BYTES_MAX + TRACE_BYTES_MAX
 
 
-@pytest.mark.parametrize("text", ["x" * 100_000, "ü" * 100_000, "😀" * 50_000, "\x00\x1b\x7f" * 30_000, "\n" * 100_000, '"\\' * 50_000])
+@pytest.mark.parametrize(
+    "text", ["x" * 100_000, "ü" * 100_000, "😀" * 50_000, "\x00\x1b\x7f" * 30_000, "\n" * 100_000, '"\\' * 50_000]
+)
 def test_a_dead_letter_fits_whatever_the_error_says(text: str) -> None:
     raw = reserve("s1:step", headers={"h": "x" * (ORIGINAL_BYTES_MAX - 500)})
     _, failure, size = letter(ValueError(text), raw)

@@ -24,7 +24,9 @@ def routes_by_queue(service: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     settings = importlib.import_module(f"{PACKAGES[service]}.wiring").SETTINGS
     for name, field in settings.model_fields.items():
         if field.is_required():
-            monkeypatch.setenv(f"{settings.model_config['env_prefix']}{name}".upper(), "http://localhost:1" if "url" in name else "x" * 40)
+            monkeypatch.setenv(
+                f"{settings.model_config['env_prefix']}{name}".upper(), "http://localhost:1" if "url" in name else "x" * 40
+            )
     built, _ = build(PACKAGES[service])
     return {consumer.queue: {route.wire_name for route in consumer.routes} for consumer in built.consumers}
 
