@@ -93,7 +93,8 @@ def parse(body: bytes, content_type: str | None, headers: Mapping[str, Any], *, 
         if "data_base64" in document:
             raise EnvelopeError("data_base64", "binary payloads are not accepted; send JSON in `data`")
         data = document.pop("data", None)
-        content = document.pop("datacontenttype", None) or JSON
+        content = document.pop("datacontenttype", None)
+        content = JSON if content is None else content
         if not _is_json(content):
             raise EnvelopeError("datacontenttype", f"is {content!r}; send application/json")
         return _envelope(document, data)
