@@ -124,6 +124,8 @@ def routes(runtime: Runtime, catalogue: Catalogue, settings: Settings) -> APIRou
                     "actor": asked.actor,
                 },
             )
+        for loop in runtime.loops:
+            loop.look()
         verdict, detail = await _verdict(runtime, act_id, settings.cancel_wait_seconds)
         if verdict == "refused":
             raise HTTPException(409, f"It cannot be cancelled: {detail}.")

@@ -7,7 +7,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from infra.chassis.hot_connection import Row
 from infra.chassis.schema import async_url
 from infra.chassis.settings import ServiceSettings
 
@@ -36,7 +35,7 @@ def create_engine(settings: ServiceSettings, name: str) -> AsyncEngine:
         pool_timeout=settings.database_pool_timeout_seconds,
         pool_recycle=1800,
         isolation_level="READ COMMITTED",
-        connect_args={"timeout": 5, "record_class": Row, "server_settings": {"application_name": name, "jit": "off"}},
+        connect_args={"timeout": 5, "server_settings": {"application_name": name, "jit": "off"}},
     )
 
 

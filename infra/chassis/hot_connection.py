@@ -72,7 +72,7 @@ class HotConnection:
             self._driver = sync.connection.driver_connection
             return result
         sql, names = _positional(statement.text)
-        return Rows(await self._driver.fetch(sql, *[parameters[name] for name in names]))
+        return Rows(await self._driver.fetch(sql, *[parameters[name] for name in names], record_class=Row))
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else an AsyncConnection has, such as `info`."""

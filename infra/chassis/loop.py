@@ -117,6 +117,11 @@ class Loop:
         self._settleable.add(operation_id)
         self._wake.set()
 
+    def look(self) -> None:
+        """Somebody has just written a row: look at once instead of at the next poll. Losing this costs a poll's time."""
+        self._next_row_poll = 0.0
+        self._wake.set()
+
     def backlog(self, ready: int) -> None:
         """The queue held this many messages when consumption (re)started: rows wait until they have been read."""
         self._backlog = ready

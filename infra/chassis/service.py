@@ -37,6 +37,8 @@ class Call:
 
     `key` is its idempotency key, stable over every repetition and replay (build it from the operation id). `request` is JSON
     and is stored. The loop makes the call outside any transaction and brings the result back to the route's `settle`.
+    `settle` of an undo is not told what its do answered: the do may have failed after its call had succeeded, so the service's
+    own state has to say what there is to take back.
     """
 
     dependency: str

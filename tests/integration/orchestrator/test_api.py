@@ -39,7 +39,7 @@ def desk(engine: AsyncEngine, settings: Settings) -> Desk:
 @pytest.fixture
 async def client(engine: AsyncEngine, settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
     app = FastAPI()
-    runtime: Any = SimpleNamespace(engine=engine)
+    runtime: Any = SimpleNamespace(engine=engine, loops=())
     app.include_router(routes(runtime, Catalogue(load_all()), settings))
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app=app),
