@@ -129,8 +129,13 @@ def library_failures() -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise BrokerUnreachable("the connection ended") from error
-    except (aiormq.AMQPError, aiormq.ChannelInvalidStateError, OSError) as error:
+    except (aiormq.AMQPError, aiormq.ChannelInvalidStateError, OSError, RuntimeError) as error:
         raise BrokerUnreachable(str(error) or type(error).__name__) from error
+    except Exception as error:
+        # aiormq rejects whatever waits with a bare Exception when it knows no reason for the end.
+        if type(error) is not Exception:
+            raise
+        raise BrokerUnreachable("the connection ended without a reason") from error
 
 
 def _words(ended: asyncio.Future[None]) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 import aio_pika
 import structlog
 from aio_pika.abc import AbstractRobustConnection
-from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
 
 from infra.broker import lenient_frames
+from infra.broker.connection import BrokerUnreachable, library_failures
 from infra.chassis.decoding import Raw
 from infra.chassis.loop import Delivery
 from infra.chassis.metrics import CONSUMER_RESTARTS, CONSUMER_UP
@@ -42,8 +42,9 @@ class AmqpChannel:
     async def acknowledge(self, tag: int) -> None:
         """Settles this delivery and all before it. Raises ConnectionError when the channel has died."""
         try:
-            await self._channel.basic_ack(tag, multiple=True)
-        except (AMQPError, ChannelInvalidStateError, RuntimeError, OSError) as error:
+            with library_failures():
+                await self._channel.basic_ack(tag, multiple=True)
+        except BrokerUnreachable as error:
             raise ConnectionError("the channel that delivered the message is gone") from error
 
 
@@ -143,9 +144,10 @@ class Consumption:
             if queue is None or tag is None or queue.channel.is_closed:
                 continue
             try:
-                async with asyncio.timeout(PROBE_SECONDS_MAX):
-                    await queue.cancel(tag)
-            except (AMQPError, ChannelInvalidStateError, TimeoutError, OSError, RuntimeError) as error:
+                with library_failures():
+                    async with asyncio.timeout(PROBE_SECONDS_MAX):
+                        await queue.cancel(tag)
+            except BrokerUnreachable as error:
                 log.info("consumer_cancel_failed", queue=queue.name, error=str(error)[:200])
             subscriber._consumer_tag = None
 
@@ -153,9 +155,10 @@ class Consumption:
         """Closes the connections; what was delivered and not acknowledged returns to its queue."""
         for close in (self._broker.stop, *((self._probe.close,) if self._probe else ())):
             try:
-                async with asyncio.timeout(PROBE_SECONDS_MAX):
-                    await close()
-            except (AMQPError, ChannelInvalidStateError, TimeoutError, OSError, RuntimeError) as error:
+                with library_failures():
+                    async with asyncio.timeout(PROBE_SECONDS_MAX):
+                        await close()
+            except BrokerUnreachable as error:
                 log.info("broker_close_failed", error=str(error)[:200])
 
     async def depth(self, queue: str) -> tuple[int, int]:
@@ -166,13 +169,14 @@ class Consumption:
         if self._probe is None:
             raise ConnectionError("not started")
         try:
-            async with asyncio.timeout(PROBE_SECONDS_MAX):
-                channel = await self._probe.channel()
-                try:
-                    declared = (await channel.declare_queue(queue, passive=True)).declaration_result
-                finally:
-                    await channel.close()
-        except (AMQPError, ChannelInvalidStateError, TimeoutError, OSError, RuntimeError) as error:
+            with library_failures():
+                async with asyncio.timeout(PROBE_SECONDS_MAX):
+                    channel = await self._probe.channel()
+                    try:
+                        declared = (await channel.declare_queue(queue, passive=True)).declaration_result
+                    finally:
+                        await channel.close()
+        except BrokerUnreachable as error:
             raise ConnectionError(f"the broker cannot be asked about {queue}: {error}") from error
         return declared.message_count or 0, declared.consumer_count or 0
 
@@ -195,10 +199,11 @@ class Consumption:
     async def _resubscribe(self, queue: str) -> None:
         subscriber = self._subscribers[queue]
         try:
-            async with asyncio.timeout(PROBE_SECONDS_MAX * 2):
-                await subscriber.stop()
-                await subscriber.start()
-        except (AMQPError, ChannelInvalidStateError, TimeoutError, OSError, RuntimeError) as error:
+            with library_failures():
+                async with asyncio.timeout(PROBE_SECONDS_MAX * 2):
+                    await subscriber.stop()
+                    await subscriber.start()
+        except BrokerUnreachable as error:
             log.error("subscribe_failed", queue=queue, error=str(error)[:300])
 
     def _mark(self, queue: str, up: bool) -> None:

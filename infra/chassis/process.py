@@ -225,12 +225,15 @@ async def running(service: Service, settings: ServiceSettings) -> AsyncGenerator
     runtime = Runtime(service, settings)
     await runtime.publisher.connect()
     server, serving = await _serve(runtime)
-    loops = [_start(loop.run(), f"{service.name} {loop.consumer.queue}") for loop in runtime.loops]
-    others = [_start(runtime.relay.run(), f"{service.name} relay")]
+    loops = [_start(runtime, loop.run(), f"{service.name} {loop.consumer.queue}") for loop in runtime.loops]
+    others = [_start(runtime, runtime.relay.run(), f"{service.name} relay")]
     if runtime.caller is not None:
-        others.append(_start(runtime.caller.run(), f"{service.name} calls"))
-    keepers = [_start(runtime.watch(), f"{service.name} watchdog"), _start(runtime.keep_house(), f"{service.name} housekeeping")]
-    keepers += [_start(work(runtime), f"{service.name} background") for work in service.background]
+        others.append(_start(runtime, runtime.caller.run(), f"{service.name} calls"))
+    keepers = [
+        _start(runtime, runtime.watch(), f"{service.name} watchdog"),
+        _start(runtime, runtime.keep_house(), f"{service.name} housekeeping"),
+    ]
+    keepers += [_start(runtime, work(runtime), f"{service.name} background") for work in service.background]
     if runtime.loops:
         await runtime.consumption.start()
         await runtime._measure_backlog()
@@ -241,17 +244,23 @@ async def running(service: Service, settings: ServiceSettings) -> AsyncGenerator
         await _stop(runtime, server, serving, loops, others, keepers)
 
 
-def _start(work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+def _start(runtime: Runtime, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
     task = asyncio.create_task(work, name=name)
-    task.add_done_callback(_die_of_bugs)
+    task.add_done_callback(lambda ended: _die_of_bugs(runtime, ended))
     return task
 
 
-def _die_of_bugs(task: asyncio.Task[Any]) -> None:
-    """A task of the chassis that ends by an exception is a bug: half a service is worse than none, the supervisor restarts it."""
-    if task.cancelled() or task.exception() is None:
+def _die_of_bugs(runtime: Runtime, task: asyncio.Task[Any]) -> None:
+    """A task of the chassis that ends by itself is a bug: half a service is worse than none, the supervisor restarts it.
+
+    A library that cancels its own futures can end a task as "cancelled" although nobody asked it to stop: that is an end, too.
+    """
+    error = None if task.cancelled() else task.exception()
+    if runtime.stopping.is_set() or (error is None and not task.cancelled()):
         return
-    structlog.get_logger().critical("task_failed", task=task.get_name(), exc_info=task.exception())
+    structlog.get_logger().critical("task_failed", task=task.get_name(), cancelled=task.cancelled(), exc_info=error)
+    # A second signal would end the process without a clean stop; begin_stop makes this the only one.
+    runtime.begin_stop()
     os.kill(os.getpid(), signal.SIGTERM)
 
 

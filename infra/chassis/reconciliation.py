@@ -11,7 +11,7 @@ FACTS: Mapping[str, str] = {
     "emitted": "SELECT message_id, type, operation_id, correlation_id FROM emission WHERE emitted_at >= :since ORDER BY emitted_at",
     "inbox": "SELECT consumer, message_id, state FROM inbox WHERE received_at >= :since",
     "outbox": "SELECT message_id, type, parked, extract(epoch FROM now() - created_at)::integer FROM outbox",
-    "retries": "SELECT consumer, message_id, type, due_at::text FROM retry",
+    "retries": "SELECT consumer, message_id, type, due_at::text, operation_id FROM retry",
     "operations": """
         SELECT operation_id, correlation_id, state, do_type, do_answer IS NOT NULL, undo_answer IS NOT NULL,
                pending_do IS NOT NULL OR pending_undo IS NOT NULL, dead_do, dead_undo

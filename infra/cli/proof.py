@@ -71,7 +71,13 @@ def _lost(evidence: Evidence) -> list[Doubt]:
 
 
 def _undelivered(evidence: Evidence) -> list[Doubt]:
-    received = {(row[0], row[1]) for facts in evidence.facts.values() for row in facts["inbox"]}
+    waiting_again = {(row[0], row[1]) for facts in evidence.facts.values() for row in facts["retries"]}
+    received = {
+        (row[0], row[1])
+        for facts in evidence.facts.values()
+        for row in facts["inbox"]
+        if row[2] != "retrying" or (row[0], row[1]) in waiting_again
+    }
     found = []
     for service, facts in evidence.facts.items():
         waiting = {row[0]: row for row in facts["outbox"]}
@@ -100,12 +106,12 @@ def _operations(evidence: Evidence) -> list[Doubt]:
     known = {saga["id"] for saga in evidence.sagas}
     found = []
     for service, facts in evidence.facts.items():
-        retrying = {row[1] for row in facts["retries"]}
+        retrying = {row[4] for row in facts["retries"]}
         for operation_id, saga_id, state, do_type, done, undone, pending, dead_do, dead_undo in facts["operations"]:
             if saga_id not in known and (done or pending):
                 detail = f"{do_type} took effect in {service} for a process that nobody knows ({saga_id})"
                 found.append(Doubt("unexplained", operation_id, detail, f"tutti saga show {saga_id}"))
-            reason = done or undone or pending or dead_do or dead_undo or retrying or operation_id in evidence.dead_operations
+            reason = done or undone or pending or dead_do or dead_undo or operation_id in retrying | evidence.dead_operations
             if state == "claimed" and not reason:
                 detail = f"{do_type or 'a command'} in {service} has no outcome and no reason for none"
                 found.append(Doubt("unanswered", operation_id, detail, f"tutti saga show {saga_id}"))

@@ -71,7 +71,8 @@ _DECIDE_ACTS = text("""
     FROM unnest(
         CAST(:acts AS text[]), CAST(:accepted AS boolean[]), CAST(:details AS text[]), CAST(:moments AS timestamptz[])
     ) AS decided (act_id, accepted, detail, at)
-    WHERE act.act_id = decided.act_id
+    -- A verdict stands: a batch taken again after a lost COMMIT reply must not turn it round.
+    WHERE act.act_id = decided.act_id AND act.state = 'open'
 """)
 
 _PUBLISH = text("""

@@ -92,3 +92,19 @@ def test_what_a_service_finds_in_its_own_sums_is_shown() -> None:
     planted["credit"]["findings"].append(finding)
 
     assert kinds(evidence(planted)) == [("doubled", "C-1")]
+
+
+def test_a_retry_explains_its_own_operation_and_no_other() -> None:
+    planted = facts()
+    other = [f"{SAGA}:other", SAGA, "claimed", None, False, False, False, False, False]
+    planted["credit"]["operations"] = [[f"{SAGA}:reserve-credit", *other[1:]], other]
+    planted["credit"]["retries"] = [["credit.commands", "m2", "credit.reserve-credit.v1", "soon", f"{SAGA}:reserve-credit"]]
+
+    assert kinds(evidence(planted)) == [("unanswered", f"{SAGA}:other")]
+
+
+def test_a_message_marked_as_retrying_without_its_row_is_undelivered() -> None:
+    planted = facts()
+    planted["credit"]["inbox"] = [["credit.commands", "m2", "retrying"]]
+
+    assert kinds(evidence(planted)) == [("undelivered", "m2")]
