@@ -41,6 +41,7 @@ RETRY_POLL_SECONDS = 1.0
 SETTLE_POLL_SECONDS = 5.0
 QUIET_SECONDS = 1.0
 SETTLE_AFTER_START_SECONDS = 1.0
+PAUSED_SECONDS = 3.0
 
 log = structlog.get_logger()
 
@@ -140,7 +141,12 @@ class Loop:
     async def run(self) -> None:
         """Runs until `stop`. Ends with an exception only for a programming error in the loop itself."""
         while not self._stopping:
-            self.turned_at = time.monotonic()
+            now = time.monotonic()
+            if now - self.turned_at > PAUSED_SECONDS:
+                # The process stood still (a frozen machine, a long garbage collection elsewhere): answers wait in the queue, and
+                # the timers that fell due meanwhile must not overtake them. The watchdog measures the backlog anew.
+                self.lost()
+            self.turned_at = now
             deliveries = await self._gather()
             if self._stopping:
                 return
