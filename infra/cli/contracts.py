@@ -6,10 +6,9 @@ import typer
 
 from contracts import publish
 from contracts.registry import ENTRIES, UnknownMessage, entry
-from infra.cli.output import NOTHING_MATCHED, SOME_FAILED, console, fail, print_json, print_table
+from infra.cli.output import NOTHING_MATCHED, SOME_FAILED, Json, console, fail, print_json, print_table
 
 app = typer.Typer(no_args_is_help=True, help="Messages: who owns, sends, receives and answers what.")
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
 @app.command("list")

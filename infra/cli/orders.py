@@ -15,6 +15,7 @@ from infra.cli.output import (
     REFUSED,
     SOME_FAILED,
     USAGE,
+    Json,
     addresses,
     console,
     detail,
@@ -25,7 +26,6 @@ from infra.cli.output import (
 )
 
 app = typer.Typer(no_args_is_help=True, help="Orders, as their partner sees them.")
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Partner = Annotated[str, typer.Option("--partner", help="Whose key to use; the partners are in addresses.json.")]
 ENDED = frozenset({"completed", "refused", "cancelled", "failed"})
 POLL_SECONDS = 0.5

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import httpx2
 import typer
@@ -24,6 +24,8 @@ NOTHING_MATCHED: Final = 3
 REFUSED: Final = 4
 UNREACHABLE: Final = 5
 HTTP_SECONDS_MAX: Final = 35.0
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 console = Console()
 errors = Console(stderr=True)

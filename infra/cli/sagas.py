@@ -12,6 +12,7 @@ from infra.cli.output import (
     REFUSED,
     SOME_FAILED,
     USAGE,
+    Json,
     addresses,
     console,
     detail,
@@ -23,7 +24,6 @@ from infra.cli.output import (
 )
 
 app = typer.Typer(no_args_is_help=True, help="Processes: where each one is, what it waits for, and what was done.")
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 BAR_WIDTH = 24
 PAGE_MAX = 1000
 

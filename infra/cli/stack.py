@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.output import DONE, NOTHING_MATCHED, REFUSED, SOME_FAILED, USAGE, console, fail, print_json, print_table
+from infra.cli.output import DONE, NOTHING_MATCHED, REFUSED, SOME_FAILED, USAGE, Json, console, fail, print_json, print_table
 from infra.local import doctor as examination
 from infra.local import stack
 from infra.local.home import AlreadyRunning, LocalError, open_home
@@ -14,8 +14,6 @@ from infra.local.platform import Options, bring_up
 from infra.local.supervisor import Supervisor
 
 UP_SECONDS_MAX = 300.0
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
 def up(
