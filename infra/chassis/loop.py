@@ -103,6 +103,7 @@ class Loop:
         self.connected = False
         self._backlog = 0
         self._backlog_since = time.monotonic()
+        self._backlog_settled = False
         self._last_delivery = time.monotonic()
         self.turned_at = time.monotonic()
         self._outcome_counters: dict[tuple[str, str], Any] = {}
@@ -127,6 +128,7 @@ class Loop:
         """The queue held this many messages when consumption (re)started: rows wait until they have been read."""
         self._backlog = ready
         self._backlog_since = time.monotonic()
+        self._backlog_settled = False
         self.connected = True
 
     def lost(self) -> None:
@@ -141,16 +143,23 @@ class Loop:
     async def run(self) -> None:
         """Runs until `stop`. Ends with an exception only for a programming error in the loop itself."""
         while not self._stopping:
-            now = time.monotonic()
-            if now - self.turned_at > PAUSED_SECONDS:
-                # The process stood still (a frozen machine, a long garbage collection elsewhere): answers wait in the queue, and
-                # the timers that fell due meanwhile must not overtake them. The watchdog measures the backlog anew.
-                self.lost()
-            self.turned_at = now
+            self._notice_pause()
             deliveries = await self._gather()
             if self._stopping:
                 return
             await self._turn(deliveries)
+
+    def _notice_pause(self) -> bool:
+        """Whether the process stood still since the last look (a frozen machine, a stalled event loop).
+
+        Then answers wait in the queue, and the timers that fell due meanwhile must not overtake them: rows wait until the watchdog
+        has measured the backlog anew. A slow transaction looks the same, and costs the rows a few seconds.
+        """
+        before, self.turned_at = self.turned_at, time.monotonic()
+        if self.turned_at - before <= PAUSED_SECONDS:
+            return False
+        self.lost()
+        return True
 
     async def _gather(self) -> list[Delivery]:
         if not self._intake and not self._settleable:
@@ -266,6 +275,9 @@ class Loop:
         suspicious = self._settings.suspect_deliveries_min
         fresh_retries = [row for row in retried if row.tries < suspicious]
         fresh_rows = [(source, row) for source, row in rows if row.tries < suspicious]
+        if rows and self._notice_pause():
+            # Claimed before the pause, they would be decided by the time after it. They are due again when their lease ends.
+            fresh_rows, rows = [], []
         if fresh_retries or settle or fresh_rows:
             crash_point(self._service, "after-claim")
             await self._commit([self._retry_arrival(row) for row in fresh_retries], settle, fresh_rows)
@@ -301,8 +313,12 @@ class Loop:
             await self._with_patience(lambda: self._forget_tries(identity))
 
     def _backlog_is_read(self, now: float) -> bool:
-        if not self.connected or now - self._backlog_since < SETTLE_AFTER_START_SECONDS:
+        if self._notice_pause() or not self.connected or now - self._backlog_since < SETTLE_AFTER_START_SECONDS:
             return False
+        if not self._backlog_settled:
+            # What the broker had delivered and we had not handled was not among the ready messages that it counted.
+            self._backlog += len(self._intake)
+            self._backlog_settled = True
         quiet = not self._intake and now - self._last_delivery >= QUIET_SECONDS
         return self._backlog <= 0 or quiet
 

@@ -1,13 +1,16 @@
 """What one bad message does to its neighbours: nothing. And what becomes of the bad one."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from infra.chassis.decoding import Raw
 from infra.chassis.hot_connection import HotConnection
 from tests.support.ledger_bench import Bench, Replica
 from tests.support.ledger_service import (
+    Wakeup,
     Wakeups,
     create_shipment,
     limit_changed,
@@ -214,6 +217,49 @@ async def test_rows_wait_until_the_backlog_found_at_the_start_has_been_read(benc
     await replica.turn()
     assert (await bench.effects()).count("row") == 1
     assert loop._pause_seconds() >= 0.0
+
+
+async def test_rows_wait_for_what_was_delivered_when_the_backlog_was_measured(bench: Bench) -> None:
+    replica = bench.replica(sources=(Wakeups(),), settings=settings(row_poll_seconds=0.001))
+    await bench.execute("INSERT INTO wakeup (id, key) VALUES ('w1', 'K')")
+    replica.loop.offer(replica.delivery(reserve("s1:step")))
+    replica.loop.backlog(0)  # the broker counts it as delivered
+    replica.loop._backlog_since -= 60
+
+    await replica.loop._poll_rows()
+    assert await bench.effects() == []
+
+    await replica.loop._turn(await replica.loop._gather())
+    assert await bench.effects() == ["do", "row"]
+
+
+async def test_after_a_pause_rows_wait_until_the_backlog_is_measured_anew(bench: Bench) -> None:
+    replica = ready_for_rows(bench)
+    await bench.execute("INSERT INTO wakeup (id, key) VALUES ('w1', 'K')")
+
+    replica.loop.turned_at -= 10.0  # it stood still while it waited for deliveries
+    await replica.turn()
+
+    assert await bench.effects() == []
+    assert not replica.loop.connected
+
+
+async def test_rows_claimed_before_a_pause_are_left_to_the_next_claim(bench: Bench) -> None:
+    replica = ready_for_rows(bench)
+    await bench.execute("INSERT INTO wakeup (id, key) VALUES ('w1', 'K')")
+    claim = Wakeups.claim
+
+    async def claim_and_stand_still(self: Wakeups, connection: AsyncConnection, limit: int) -> Sequence[Wakeup]:
+        rows = await claim(self, connection, limit)
+        replica.loop.turned_at -= 10.0
+        return rows
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Wakeups, "claim", claim_and_stand_still)
+        await replica.turn()
+
+    assert await bench.effects() == []
+    assert await bench.rows("SELECT tries FROM wakeup") == [(1,)]
 
 
 async def test_while_rows_have_to_wait_the_loop_sleeps_between_its_looks(bench: Bench) -> None:
