@@ -30,7 +30,7 @@ from infra.chassis import calls, inbox, operation_rows, outbox, retries
 from infra.chassis.dead_letters import Kind, clean, dead_letter, describe_failure
 from infra.chassis.decoding import Decoded, Raw, Replay, as_first_sent, dead_letter_id, identity_of, read, replay_of, resolve
 from infra.chassis.errors import Failure, Permanent, Transient, UnknownVersion
-from infra.chassis.inbox import MessageKey
+from infra.chassis.inbox import Claim, MessageKey
 from infra.chassis.operations import Operation, StoredAnswer, Verdict, finish, judge, outcome_of, start
 from infra.chassis.outbox import OutboxRow, Timing, encode, encode_payload, new_id
 from infra.chassis.retries import Retry, RetryRow
@@ -85,6 +85,7 @@ class _Work:
 
     now: datetime
     started_at: datetime
+    received: Mapping[str, bool] = field(default_factory=dict)
     states: dict[Any, Any] = field(default_factory=dict)
     changed: dict[Any, Any] = field(default_factory=dict)
     facts: list[object] = field(default_factory=list)
@@ -159,9 +160,10 @@ class Batch:
     async def _receive(
         self, connection: AsyncConnection, arrivals: Sequence[Arrival], started_at: datetime
     ) -> tuple[list[Arrival], _Work]:
-        fresh = [a.key for a in arrivals if a.key is not None and a.retry is None]
-        new, now = await inbox.receive(connection, self._queue, fresh)
-        work = _Work(now=now, started_at=started_at)
+        fresh = {a.key: self._claim_of(a) for a in arrivals if a.key is not None and a.retry is None}
+        received = await inbox.receive(connection, self._queue, fresh)
+        new = received.messages
+        work = _Work(now=received.now, started_at=started_at, received=received.operations)
         rows = [a.key for a in arrivals if a.key is not None and (a.retry is not None or a.replay is not None)]
         known = await inbox.lock(connection, self._queue, rows) if rows else {}
         admitted: list[Arrival] = []
@@ -203,19 +205,20 @@ class Batch:
         return False
 
     async def _claim(self, connection: AsyncConnection, admitted: Sequence[Arrival], settle: Sequence[str], work: _Work) -> None:
-        correlations = {
-            operation_id: arrival.envelope.correlationid or ""
-            for arrival in admitted
-            if arrival.envelope is not None and (operation_id := self._operation_id(arrival)) is not None
-        }
+        correlations = dict(claim for arrival in admitted if (claim := self._claim_of(arrival)) is not None)
         if correlations:
-            work.operations = await operation_rows.claim(connection, correlations)
+            work.operations = await operation_rows.claim(connection, correlations, work.received)
         missing = [one for one in settle if one not in work.operations]
         if missing:
             # Claimed and settled ids are locked in two statements; the settling consumer is the only one that locks in both.
             work.operations |= await operation_rows.lock(connection, missing)
         if self._external and work.operations:
             work.known_calls = await calls.of_operations(connection, work.operations)
+
+    def _claim_of(self, arrival: Arrival) -> Claim | None:
+        operation_id = self._operation_id(arrival)
+        correlation_id = arrival.envelope.correlationid if arrival.envelope else None
+        return (operation_id, correlation_id) if operation_id is not None and correlation_id is not None else None
 
     def _operation_id(self, arrival: Arrival) -> str | None:
         """The operation of a command that its sender may claim, also when its payload is not valid."""

@@ -7,6 +7,7 @@ in a second statement and run only from `dead` and `retrying`, so that each runs
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import text
@@ -14,18 +15,30 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 MessageKey = tuple[str, str]
 """(source, message id): what CloudEvents says is unique."""
+Claim = tuple[str, str]
+"""(operation id, correlation id) of a command."""
 
+# The join makes the operations wait until every message has been inserted: one order for all locks.
 RECEIVE = text(
     """
-    WITH received AS (
+    WITH message AS (
+        SELECT * FROM unnest(CAST(:sources AS text[]), CAST(:ids AS text[]), CAST(:operations AS text[]), CAST(:correlations AS text[]))
+            AS m (source, message_id, operation_id, correlation_id)
+    ), received AS (
         INSERT INTO inbox (consumer, source, message_id)
-        SELECT :consumer, m.source, m.message_id
-        FROM unnest(CAST(:sources AS text[]), CAST(:ids AS text[])) AS m (source, message_id)
-        ORDER BY m.source, m.message_id
+        SELECT :consumer, source, message_id FROM message ORDER BY source, message_id
         ON CONFLICT DO NOTHING
         RETURNING source, message_id
+    ), claimed AS (
+        INSERT INTO operation (operation_id, correlation_id)
+        SELECT operation_id, min(correlation_id) FROM message JOIN received USING (source, message_id)
+        WHERE operation_id IS NOT NULL GROUP BY operation_id ORDER BY operation_id
+        ON CONFLICT DO NOTHING
+        RETURNING operation_id
     )
-    SELECT source, message_id, now() FROM received UNION ALL SELECT NULL, NULL, now()
+    SELECT source, message_id, NULL AS operation_id, now() AS now FROM received
+    UNION ALL SELECT NULL, NULL, operation_id, now() FROM claimed
+    UNION ALL SELECT NULL, NULL, NULL, now()
     """
 )
 LOCK = text(
@@ -45,18 +58,40 @@ MARK = text(
 )
 
 
-async def receive(connection: AsyncConnection, consumer: str, keys: Iterable[MessageKey]) -> tuple[set[MessageKey], datetime]:
-    """Inserts the keys. Returns those that were new, and the database's time, which is the batch's `now`."""
-    ordered = sorted(set(keys))
-    rows = await connection.execute(RECEIVE, _arrays(consumer, ordered))
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Which messages were new; the operations that these claim, and whether their rows are this transaction's own; and the
+    database's time, which is the batch's `now`."""
+
+    messages: set[MessageKey]
+    operations: Mapping[str, bool]
+    now: datetime
+
+
+async def receive(connection: AsyncConnection, consumer: str, asked: Mapping[MessageKey, Claim | None]) -> Received:
+    """Inserts the messages, and the operations that the new ones claim, where they do not exist yet."""
+    ordered = sorted(asked)
+    claims = [asked[key] or (None, None) for key in ordered]
+    rows = await connection.execute(
+        RECEIVE,
+        {
+            **_arrays(consumer, ordered),
+            "operations": [operation_id for operation_id, _ in claims],
+            "correlations": [correlation_id for _, correlation_id in claims],
+        },
+    )
     new: set[MessageKey] = set()
+    own: set[str] = set()
     now: datetime | None = None
-    for source, message_id, moment in rows:
+    for source, message_id, operation_id, moment in rows:
         now = moment
         if message_id is not None:
             new.add((source, message_id))
+        elif operation_id is not None:
+            own.add(operation_id)
     assert now is not None
-    return new, now
+    claimed = (claim for key, claim in asked.items() if claim is not None and key in new)
+    return Received(new, {operation_id: operation_id in own for operation_id, _ in claimed}, now)
 
 
 async def lock(connection: AsyncConnection, consumer: str, keys: Iterable[MessageKey]) -> Mapping[MessageKey, str]:

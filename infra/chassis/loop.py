@@ -390,8 +390,9 @@ class Loop:
     ) -> None:
         began = time.perf_counter()
         async with self._engine.begin() as connection:
-            hot = cast("AsyncConnection", HotConnection(connection))
-            result = await self._batch.handle(hot, arrivals, settle, rows, crashed=crashed)
+            hot = HotConnection(connection)
+            result = await self._batch.handle(cast("AsyncConnection", hot), arrivals, settle, rows, crashed=crashed)
+            await hot.flush()
             crash_point(self._service, "before-commit")
         self._last_seconds = time.perf_counter() - began
         BATCHES.labels(self._service, self.consumer.queue).observe(self._last_seconds)

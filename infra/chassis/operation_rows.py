@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from infra.chassis.hot_connection import write
 from infra.chassis.operations import Operation, StoredAnswer
 
 CLAIM = text(
@@ -24,7 +25,7 @@ LOCK = text(
     FROM operation WHERE operation_id = ANY(CAST(:ids AS text[])) ORDER BY operation_id FOR UPDATE
     """
 )
-SAVE = text(
+SAVE = write(
     """
     UPDATE operation SET
         state = o.state, do_type = o.do_type, do_revision = o.do_revision, undo_revision = o.undo_revision,
@@ -46,13 +47,21 @@ SAVE = text(
 )
 
 
-async def claim(connection: AsyncConnection, correlations: Mapping[str, str]) -> dict[str, Operation]:
-    """Rows for all operation ids (mapped to their sagas), created where missing, locked until the transaction ends."""
-    ids = sorted(correlations)
-    rows = await connection.execute(CLAIM, {"ids": ids, "correlations": [correlations[one] for one in ids]})
-    new = {one: Operation(id=one, correlation_id=correlations[one]) for (one,) in rows}
-    # A row that this transaction has inserted is its own until the commit: only the others are to be waited for and read.
-    known = [one for one in ids if one not in new]
+async def claim(
+    connection: AsyncConnection, correlations: Mapping[str, str], received: Mapping[str, bool]
+) -> dict[str, Operation]:
+    """Rows for all operation ids (mapped to their sagas), created where missing, locked until the transaction ends.
+
+    `received` are those that were claimed together with their messages, and whether that made the row. A row that this
+    transaction has made is its own until the commit: only the others are to be waited for and read.
+    """
+    asked = sorted(one for one in correlations if one not in received)
+    made = {one for one, own in received.items() if own}
+    if asked:
+        rows = await connection.execute(CLAIM, {"ids": asked, "correlations": [correlations[one] for one in asked]})
+        made |= {one for (one,) in rows}
+    new = {one: Operation(id=one, correlation_id=correlations[one]) for one in made if one in correlations}
+    known = [one for one in correlations if one not in new]
     return {**new, **await lock(connection, known)} if known else new
 
 

@@ -14,24 +14,26 @@ from datetime import datetime
 from typing import Any, Final
 
 from pydantic_core import to_json
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils import uuid7
 
 from contracts.envelope import BODY_BYTES_MAX, JSON, STRUCTURED, Envelope
 from contracts.message import Message
 from infra.chassis.errors import Permanent
+from infra.chassis.hot_connection import write
 from infra.chassis.service import Outbound
 from infra.chassis.trace import continued, started
 
 EXCHANGES: Final = {"command": "commands", "event": "events"}
 
-INSERT = text(
+LOG = write(
     """
-    WITH logged AS (
-        INSERT INTO emission (message_id, type, operation_id, correlation_id)
-        SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:types AS text[]), CAST(:operations AS text[]), CAST(:correlations AS text[]))
-    )
+    INSERT INTO emission (message_id, type, operation_id, correlation_id)
+    SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:types AS text[]), CAST(:operations AS text[]), CAST(:correlations AS text[]))
+    """
+)
+INSERT = write(
+    """
     INSERT INTO outbox (message_id, exchange, routing_key, type, correlation_id, content_type, headers, body)
     SELECT m.* FROM unnest(
         CAST(:ids AS text[]), CAST(:exchanges AS text[]), CAST(:keys AS text[]), CAST(:types AS text[]),
@@ -139,16 +141,19 @@ def encode_payload(
 
 
 async def insert(connection: AsyncConnection, rows: Sequence[OutboxRow]) -> None:
-    """Writes outbox and emission log in one statement, in the order given."""
+    """Writes outbox and emission log, in the order given."""
+    identity = {
+        "ids": [row.message_id for row in rows],
+        "types": [row.type for row in rows],
+        "correlations": [row.correlation_id for row in rows],
+    }
+    await connection.execute(LOG, {**identity, "operations": [row.operation_id for row in rows]})
     await connection.execute(
         INSERT,
         {
-            "ids": [row.message_id for row in rows],
+            **identity,
             "exchanges": [row.exchange for row in rows],
             "keys": [row.routing_key for row in rows],
-            "types": [row.type for row in rows],
-            "operations": [row.operation_id for row in rows],
-            "correlations": [row.correlation_id for row in rows],
             "content_types": [row.content_type for row in rows],
             "headers": [json.dumps(row.headers) if row.headers else "{}" for row in rows],
             "bodies": [row.body for row in rows],

@@ -3,13 +3,14 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.message import Message
 from infra.chassis import outbox
 from infra.chassis.crash_points import crash_point
+from infra.chassis.hot_connection import HotConnection
 from infra.chassis.outbox import OutboxRow, encode
 from infra.chassis.relay import OutboxRelay
 from infra.chassis.service import Outbound
@@ -37,7 +38,9 @@ async def unit_of_work(service: str, engine: AsyncEngine, relay: OutboxRelay) ->
         unit = Unit(service, connection)
         yield unit
         if unit.rows:
-            await outbox.insert(connection, unit.rows)
+            hot = HotConnection(connection)
+            await outbox.insert(cast("AsyncConnection", hot), unit.rows)
+            await hot.flush()
         crash_point(service, "before-commit")
     crash_point(service, "after-commit")
     relay.submit(unit.rows)

@@ -8,6 +8,7 @@ from pydantic_core import to_json
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from infra.chassis.hot_connection import write
 from infra.chassis.service import Finding
 from orchestrator.catalogue import Catalogue
 from orchestrator.definition import load
@@ -18,15 +19,24 @@ from orchestrator.source import DefinitionError
 F = TypeVar("F")
 log = structlog.get_logger()
 
-_INSERT_MISSING = text("""
-    INSERT INTO workflow_instance (saga_id)
-    SELECT saga_id FROM unnest(CAST(:sagas AS text[])) AS wanted (saga_id) ORDER BY saga_id
-    ON CONFLICT DO NOTHING
+# What is inserted here is this transaction's own. What another transaction inserts at this moment is in neither part: the
+# insert waits for it and finds it there, too late for the snapshot of this statement.
+_LOCK_OR_INSERT = text("""
+    WITH known AS (
+        SELECT saga_id, CAST(document AS text) AS document FROM workflow_instance
+        WHERE saga_id = ANY(CAST(:sagas AS text[])) ORDER BY saga_id FOR UPDATE
+    ), made AS (
+        INSERT INTO workflow_instance (saga_id)
+        SELECT saga_id FROM unnest(CAST(:sagas AS text[])) AS wanted (saga_id)
+        WHERE saga_id NOT IN (SELECT saga_id FROM known) ORDER BY saga_id
+        ON CONFLICT DO NOTHING
+        RETURNING saga_id
+    )
+    SELECT saga_id, document FROM known UNION ALL SELECT saga_id, '{}' FROM made
 """)
 
 # The row of the process is the lock: an answer, a timer and an operator's act for one process queue up here, and each
-# sees what the one before it has left. In a statement of its own, so that it sees what another transaction committed
-# while the insert above waited for it.
+# sees what the one before it has left.
 _LOCK = text("""
     SELECT saga_id, CAST(document AS text) FROM workflow_instance
     WHERE saga_id = ANY(CAST(:sagas AS text[])) ORDER BY saga_id FOR UPDATE
@@ -34,7 +44,7 @@ _LOCK = text("""
 
 # An indexed column that changes with every answer would make every update touch all indexes. So a timer that lies before the
 # one now wanted is left where it is: it fires for nothing, the engine finds nothing due, and settling moves it on.
-_UPDATE = text("""
+_UPDATE = write("""
     UPDATE workflow_instance AS instance
     SET state = changed.state, finished = changed.finished,
         next_timer_at = CASE
@@ -55,7 +65,7 @@ _UPDATE = text("""
 """)
 
 # WITH ORDINALITY: the position of a line is the order in which things happened.
-_INSERT_HISTORY = text("""
+_INSERT_HISTORY = write("""
     INSERT INTO workflow_history (saga_id, at, kind, step, message_id, detail)
     SELECT saga_id, at, kind, step, message_id, CAST(detail AS json)
     FROM unnest(
@@ -108,10 +118,11 @@ class PostgresProcesses:
         if not self._published:
             await self._publish(connection)
             self._published = True
-        wanted = {"sagas": sorted(set(keys))}
-        await connection.execute(_INSERT_MISSING, wanted)
-        rows = await connection.execute(_LOCK, wanted)
-        instances = {saga: Instance(saga) if document == "{}" else Instance.from_bytes(document) for saga, document in rows}
+        wanted = set(keys)
+        found: dict[str, str] = dict((await connection.execute(_LOCK_OR_INSERT, {"sagas": sorted(wanted)})).all())
+        if missed := sorted(wanted - found.keys()):
+            found |= dict((await connection.execute(_LOCK, {"sagas": missed})).all())
+        instances = {saga: Instance(saga) if document == "{}" else Instance.from_bytes(document) for saga, document in found.items()}
         pinned = {(one.workflow, one.version) for one in instances.values() if one.workflow}
         if any(version not in self._catalogue for version in pinned):
             await self._learn(connection)

@@ -36,8 +36,8 @@ MUTATIONS = (
     Mutation(
         "inbox",
         "infra/chassis/inbox.py",
-        "    return new, now\n",
-        "    return set(ordered), now\n",
+        "    return Received(new, {operation_id: operation_id in own for operation_id, _ in claimed}, now)\n",
+        "    return Received(set(asked), {operation_id: operation_id in own for operation_id, _ in claimed}, now)\n",
         "tests/integration/chassis/test_one_operation.py::test_the_same_message_twice_in_one_batch_and_again_later_has_one_effect_and_one_answer",
     ),
     Mutation(

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from infra.chassis.hot_connection import write
 from services.compliance.domain import ScreeningLists
 from services.compliance.screening import ScreeningRecord
 
-_INSERT_SCREENINGS = text("""
+_INSERT_SCREENINGS = write("""
     INSERT INTO screening (operation_id, order_id, list_version, verdict, best_score, screened_at)
     SELECT operation_id, order_id, list_version, verdict, best_score, screened_at
     FROM unnest(

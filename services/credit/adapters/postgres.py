@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from infra.chassis.errors import Permanent
+from infra.chassis.hot_connection import write
 from infra.chassis.service import Finding
 from services.credit.domain import (
     CreditLine,
@@ -31,6 +32,7 @@ _INSERT_MISSING_LINES = text("""
     ON CONFLICT DO NOTHING
 """)
 
+# A line never heard of is met once in its buyer's life, so lines are inserted only after the lock has missed some.
 _LOCK_LINES = text("""
     SELECT line.buyer_id, line.currency, limit_minor, limit_sequence, held_minor, used_minor
     FROM credit_line AS line
@@ -40,7 +42,7 @@ _LOCK_LINES = text("""
     FOR UPDATE OF line
 """)
 
-_UPDATE_LINES = text("""
+_UPDATE_LINES = write("""
     UPDATE credit_line AS line
     SET limit_minor = changed.limit_minor, limit_sequence = changed.limit_sequence,
         held_minor = changed.held_minor, used_minor = changed.used_minor
@@ -51,7 +53,7 @@ _UPDATE_LINES = text("""
     WHERE line.buyer_id = changed.buyer_id AND line.currency = changed.currency
 """)
 
-_INSERT_HOLDS = text("""
+_INSERT_HOLDS = write("""
     INSERT INTO credit_hold (operation_id, order_id, buyer_id, currency, amount_minor, placed_at)
     SELECT operation_id, order_id, buyer_id, currency, amount_minor, placed_at
     FROM unnest(
@@ -92,7 +94,7 @@ _CAPTURE_HOLDS = text("""
     WHERE line.buyer_id = moved.buyer_id AND line.currency = moved.currency
 """)
 
-_INSERT_LIMIT_CHANGES = text("""
+_INSERT_LIMIT_CHANGES = write("""
     INSERT INTO credit_limit_change (buyer_id, currency, sequence, limit_minor, reason, stated_at)
     SELECT buyer_id, currency, sequence, limit_minor, reason, stated_at
     FROM unnest(
@@ -133,8 +135,10 @@ class PostgresCreditLines:
     async def load(self, connection: AsyncConnection, keys: Sequence[LineKey]) -> Mapping[LineKey, CreditLine]:
         wanted = sorted(set(keys))
         columns = {"buyers": [key.buyer_id for key in wanted], "currencies": [key.currency for key in wanted]}
-        await connection.execute(_INSERT_MISSING_LINES, columns)
-        rows = await connection.execute(_LOCK_LINES, columns)
+        rows = (await connection.execute(_LOCK_LINES, columns)).all()
+        if len(rows) < len(wanted):
+            await connection.execute(_INSERT_MISSING_LINES, columns)
+            rows = (await connection.execute(_LOCK_LINES, columns)).all()
         return {
             LineKey(buyer_id, currency): CreditLine(currency, limit_minor, limit_sequence, held_minor, used_minor)
             for buyer_id, currency, limit_minor, limit_sequence, held_minor, used_minor in rows

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from infra.chassis.hot_connection import write
 from infra.chassis.service import Finding
 from services.fulfillment.domain import Carrier, Delivery, Key, Order, Parcel, ParcelPlanned, State
 
@@ -38,7 +39,7 @@ _LOCK_CARRIERS = text("""
     FOR UPDATE
 """)
 
-_UPDATE_CARRIERS = text("""
+_UPDATE_CARRIERS = write("""
     UPDATE carrier
     SET booking = changed.booking, countries = string_to_array(changed.countries, ' '),
         service_levels = string_to_array(changed.service_levels, ' '), weight_grams_max = changed.weight_grams_max,
@@ -66,7 +67,7 @@ _LOCK_DELIVERIES = text("""
     FOR UPDATE
 """)
 
-_INSERT_PARCELS = text("""
+_INSERT_PARCELS = write("""
     INSERT INTO parcel (operation_id, order_id, warehouse, carrier, external, state, tracking)
     SELECT operation_id, order_id, warehouse, carrier, external, state, tracking
     FROM unnest(
@@ -87,7 +88,7 @@ _UPDATE_PARCELS = text("""
     WHERE parcel.operation_id = changed.operation_id AND parcel.warehouse = changed.warehouse
 """)
 
-_UPDATE_DELIVERED = text("""
+_UPDATE_DELIVERED = write("""
     UPDATE parcel
     SET state = 'delivered', delivered_at = delivered.at, changed_at = now()
     FROM unnest(CAST(:carriers AS text[]), CAST(:trackings AS text[]), CAST(:moments AS timestamptz[]))

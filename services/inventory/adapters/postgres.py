@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from infra.chassis.errors import Permanent
+from infra.chassis.hot_connection import write
 from infra.chassis.service import Finding
 from services.inventory.domain import (
     Item,
@@ -78,7 +79,7 @@ _INSERT_STOCK = text("""
     ORDER BY sku, warehouse
 """)
 
-_UPDATE_STOCK = text("""
+_UPDATE_STOCK = write("""
     UPDATE stock
     SET on_hand = changed.on_hand, reserved = changed.reserved, count_sequence = changed.count_sequence
     FROM unnest(
@@ -88,7 +89,7 @@ _UPDATE_STOCK = text("""
     WHERE stock.sku = changed.sku AND stock.warehouse = changed.warehouse
 """)
 
-_UPDATE_ITEMS = text("""
+_UPDATE_ITEMS = write("""
     UPDATE item
     SET unit = changed.unit, weight_grams = changed.weight_grams, reorder_point = changed.reorder_point,
         recovery_level = changed.recovery_level, sequence = changed.sequence, low = changed.low,
@@ -101,7 +102,7 @@ _UPDATE_ITEMS = text("""
     WHERE item.sku = changed.sku
 """)
 
-_UPDATE_WAREHOUSES = text("""
+_UPDATE_WAREHOUSES = write("""
     UPDATE warehouse
     SET country = changed.country, priority = changed.priority, sequence = changed.sequence
     FROM unnest(
@@ -110,7 +111,7 @@ _UPDATE_WAREHOUSES = text("""
     WHERE warehouse.warehouse = changed.warehouse
 """)
 
-_INSERT_RESERVATIONS = text("""
+_INSERT_RESERVATIONS = write("""
     INSERT INTO reservation (operation_id, order_id, sku, warehouse, quantity)
     SELECT operation_id, order_id, sku, warehouse, quantity
     FROM unnest(
@@ -131,7 +132,7 @@ _END_RESERVATIONS = text("""
     RETURNING reservation.operation_id
 """)
 
-_INSERT_MOVEMENTS = text("""
+_INSERT_MOVEMENTS = write("""
     INSERT INTO stock_movement (sku, warehouse, kind, quantity, unmet, cause)
     SELECT sku, warehouse, kind, quantity, unmet, cause
     FROM unnest(

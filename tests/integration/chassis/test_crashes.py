@@ -304,7 +304,7 @@ async def waiting_as_retries(stage: Stage, raws: Sequence[Raw]) -> None:
     now = datetime.now(UTC)
     async with stage.bench.engine.begin() as connection:
         keys = [("/orchestrator", str(raw.message_id)) for raw in raws]
-        await inbox.receive(connection, QUEUE, keys)
+        await inbox.receive(connection, QUEUE, dict.fromkeys(keys))
         await inbox.mark(connection, QUEUE, dict.fromkeys(keys, "retrying"))
         await retries.schedule(
             connection,

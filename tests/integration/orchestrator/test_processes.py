@@ -343,7 +343,7 @@ async def test_a_batch_costs_the_same_number_of_statements_however_large_it_is(d
             await desk.consumer.repository.save(connection, loaded, ())
         return len(sent)
 
-    assert await statements(1) == await statements(50) == 3
+    assert await statements(1) == await statements(50) == 2
 
 
 async def test_reconciliation_names_a_process_that_nobody_has_looked_at(desk: Desk) -> None:
