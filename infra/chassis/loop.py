@@ -28,7 +28,7 @@ from infra.chassis.crash_points import crash_point
 from infra.chassis.database import Trouble, classify
 from infra.chassis.decoding import Raw
 from infra.chassis.errors import Failure, Permanent, Transient
-from infra.chassis.hot_connection import HotConnection
+from infra.chassis.hot_connection import hot_transaction
 from infra.chassis.metrics import ACKNOWLEDGE_ERRORS, BATCH_SIZE, BATCHES, DATABASE_UP, MESSAGES, TROUBLE
 from infra.chassis.outbox import OutboxRow
 from infra.chassis.retries import RetryRow
@@ -389,10 +389,9 @@ class Loop:
         crashed: bool = False,
     ) -> None:
         began = time.perf_counter()
-        async with self._engine.begin() as connection:
-            hot = HotConnection(connection)
-            result = await self._batch.handle(cast("AsyncConnection", hot), arrivals, settle, rows, crashed=crashed)
-            await hot.flush()
+        async with hot_transaction(self._engine) as connection:
+            result = await self._batch.handle(cast("AsyncConnection", connection), arrivals, settle, rows, crashed=crashed)
+            await connection.flush()
             crash_point(self._service, "before-commit")
         self._last_seconds = time.perf_counter() - began
         BATCHES.labels(self._service, self.consumer.queue).observe(self._last_seconds)

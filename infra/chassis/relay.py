@@ -32,7 +32,7 @@ from infra.chassis.outbox import OutboxRow
 from infra.chassis.settings import ServiceSettings
 
 DELETE_BATCH_MAX: Final = 1000
-DELETE_PAUSE_SECONDS: Final = 0.2
+DELETE_PAUSE_SECONDS: Final = 1.0
 BACKOFF_SECONDS_MAX: Final = 60
 
 DELETE = text("DELETE FROM outbox WHERE message_id = ANY(CAST(:ids AS text[]))")

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.message import Message
 from infra.chassis import outbox
 from infra.chassis.crash_points import crash_point
-from infra.chassis.hot_connection import HotConnection
+from infra.chassis.hot_connection import together
 from infra.chassis.outbox import OutboxRow, encode
 from infra.chassis.relay import OutboxRelay
 from infra.chassis.service import Outbound
@@ -38,9 +38,8 @@ async def unit_of_work(service: str, engine: AsyncEngine, relay: OutboxRelay) ->
         unit = Unit(service, connection)
         yield unit
         if unit.rows:
-            hot = HotConnection(connection)
-            await outbox.insert(cast("AsyncConnection", hot), unit.rows)
-            await hot.flush()
+            async with together(connection) as writes:
+                await outbox.insert(cast("AsyncConnection", writes), unit.rows)
         crash_point(service, "before-commit")
     crash_point(service, "after-commit")
     relay.submit(unit.rows)

@@ -182,7 +182,7 @@ async def test_the_number_of_statements_does_not_grow_with_the_batch(bench: Benc
     replica, sent = bench.replica(), []
     execute = HotConnection.execute
 
-    async def counted(connection: HotConnection, statement: object, parameters: object = None) -> object:
+    async def counted(connection: HotConnection, statement: object, parameters: object = ()) -> object:
         sent.append(statement)
         return await execute(connection, statement, parameters)
 
