@@ -27,6 +27,8 @@ HEARTBEAT_SECONDS = 10
 # aio-pika waits a fixed time between attempts; an offset per process keeps a restarted broker from meeting all at once.
 RECONNECT_SECONDS = 1.0
 PROBE_SECONDS_MAX = 5.0
+# A delivery that cannot be taken comes again at once; without a pause the channel would be opened and closed in a circle.
+ABANDON_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -34,18 +36,30 @@ log = structlog.get_logger()
 class AmqpChannel:
     """The channel of one delivery, as the loop sees it."""
 
-    __slots__ = ("_channel",)
+    __slots__ = ("_channel", "abandoned")
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
+        self.abandoned = False
 
     async def acknowledge(self, tag: int) -> None:
-        """Settles this delivery and all before it. Raises ConnectionError when the channel has died."""
+        """Settles this delivery and all before it. Raises ConnectionError when the channel has died or been abandoned."""
+        if self.abandoned:
+            raise ConnectionError("a delivery of this channel was not taken, and must not be settled with the others")
         try:
             with library_failures():
                 await self._channel.basic_ack(tag, multiple=True)
         except BrokerUnreachable as error:
             raise ConnectionError("the channel that delivered the message is gone") from error
+
+    async def close(self) -> None:
+        """Returns everything unsettled to the queue; the library opens the channel and its consumer again. Does not fail."""
+        try:
+            with library_failures():
+                async with asyncio.timeout(PROBE_SECONDS_MAX):
+                    await self._channel.close()
+        except BrokerUnreachable as error:
+            log.warning("channel_close_failed", error=str(error)[:200])
 
 
 class Consumption:
@@ -69,6 +83,7 @@ class Consumption:
         self._url = url
         self._offers = offers
         self._channels: dict[int, AmqpChannel] = {}
+        self._abandoning: set[asyncio.Task[None]] = set()
         self._broker = RabbitBroker(
             _with_heartbeat(url),
             app_id=service,
@@ -98,18 +113,37 @@ class Consumption:
             try:
                 offer(self._delivery(message.raw_message))
             except Exception as error:
-                # FastStream would swallow it, and the message would stay unacknowledged for ever without a word.
-                log.critical("delivery_failed", queue=queue, exc_info=error)
+                # FastStream would swallow it, and the next "multiple" would settle the message without its effect.
+                log.critical("delivery_failed", queue=queue, action="the channel is closed, all that is unsettled comes again", exc_info=error)
+                self._abandon(self._channel(message.raw_message.channel))
                 raise
 
         subscriber(take)
         return subscriber
 
-    def _delivery(self, message: Any) -> Delivery:
-        channel = self._channels.get(id(message.channel))
-        if channel is None or channel._channel is not message.channel:
+    def _channel(self, library_channel: Any) -> AmqpChannel:
+        channel = self._channels.get(id(library_channel))
+        if channel is None or channel._channel is not library_channel:
             self._channels = {key: known for key, known in self._channels.items() if not known._channel.is_closed}
-            channel = self._channels[id(message.channel)] = AmqpChannel(message.channel)
+            channel = self._channels[id(library_channel)] = AmqpChannel(library_channel)
+        return channel
+
+    def _abandon(self, channel: AmqpChannel) -> None:
+        """Nothing more is settled on this channel; in a moment it is closed. Repeating it changes nothing."""
+        if channel.abandoned:
+            return
+        channel.abandoned = True
+        # A task of ours: the library's, in which this runs, ends with the channel.
+        task = asyncio.create_task(self._close_abandoned(channel))
+        self._abandoning.add(task)
+        task.add_done_callback(self._abandoning.discard)
+
+    async def _close_abandoned(self, channel: AmqpChannel) -> None:
+        await asyncio.sleep(ABANDON_SECONDS)
+        await channel.close()
+
+    def _delivery(self, message: Any) -> Delivery:
+        channel = self._channel(message.channel)
         headers = message.headers
         deliveries = headers.get("x-delivery-count", 0) if headers else 0
         raw = Raw(
@@ -128,6 +162,8 @@ class Consumption:
 
     async def start(self) -> None:
         """Subscribes to every queue. Raises the library's error when the broker cannot be reached or a queue is missing."""
+        for subscriber in self._subscribers.values():
+            self._listen(subscriber)
         await self._broker.start()
         self._probe = await aio_pika.connect_robust(
             _with_heartbeat(self._url),
@@ -137,22 +173,32 @@ class Consumption:
         for queue in self.up:
             self._mark(queue, True)
 
+    def _listen(self, subscriber: Any) -> None:
+        # FastStream drops without a word what is delivered while a subscriber is not "running", which it is only some time after the
+        # broker has begun to deliver: the next "multiple" would settle that without its effect.
+        subscriber.running = True
+
     async def cancel(self) -> None:
         """Cancels the consumers at the broker first: nothing new comes, and what was delivered can be finished."""
         for subscriber in self._subscribers.values():
-            queue, tag = subscriber._queue_obj, subscriber._consumer_tag
-            if queue is None or tag is None or queue.channel.is_closed:
-                continue
             try:
                 with library_failures():
                     async with asyncio.timeout(PROBE_SECONDS_MAX):
-                        await queue.cancel(tag)
+                        await self._cancel(subscriber)
             except BrokerUnreachable as error:
-                log.info("consumer_cancel_failed", queue=queue.name, error=str(error)[:200])
-            subscriber._consumer_tag = None
+                log.info("consumer_cancel_failed", queue=subscriber.queue.name, error=str(error)[:200])
+                subscriber._consumer_tag = None
+
+    async def _cancel(self, subscriber: Any) -> None:
+        queue, tag = subscriber._queue_obj, subscriber._consumer_tag
+        if queue is not None and tag is not None and not queue.channel.is_closed:
+            await queue.cancel(tag)
+        subscriber._consumer_tag = None
 
     async def close(self) -> None:
         """Closes the connections; what was delivered and not acknowledged returns to its queue."""
+        for task in self._abandoning:
+            task.cancel()
         for close in (self._broker.stop, *((self._probe.close,) if self._probe else ())):
             try:
                 with library_failures():
@@ -201,7 +247,10 @@ class Consumption:
         try:
             with library_failures():
                 async with asyncio.timeout(PROBE_SECONDS_MAX * 2):
+                    # Cancelled before it stops listening: the consumer may have come back since it was missed.
+                    await self._cancel(subscriber)
                     await subscriber.stop()
+                    self._listen(subscriber)
                     await subscriber.start()
         except BrokerUnreachable as error:
             log.error("subscribe_failed", queue=queue, error=str(error)[:300])

@@ -41,7 +41,8 @@ def create_engine(settings: ServiceSettings, name: str) -> AsyncEngine:
 
 def classify(error: BaseException) -> Trouble | None:
     """What kind of trouble an exception of load, save or the driver is; None when it is not the database's at all."""
-    if isinstance(error, PoolTimeout | OSError | TimeoutError):
+    # InternalClientError: the driver and the server no longer agree on where they are; only another connection helps.
+    if isinstance(error, PoolTimeout | OSError | TimeoutError | asyncpg.InternalClientError):
         return Trouble.OUTAGE
     # Within the loop's transaction the driver's errors come as they are, elsewhere wrapped.
     cause = error.orig if isinstance(error, DBAPIError) else error

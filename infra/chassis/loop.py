@@ -14,7 +14,8 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
@@ -22,6 +23,7 @@ from typing import Any, Protocol, cast
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from contracts.envelope import Envelope
 from infra.chassis import calls, retries, suspects
 from infra.chassis.batch import Arrival, Batch, BatchResult
 from infra.chassis.crash_points import crash_point
@@ -32,7 +34,7 @@ from infra.chassis.hot_connection import hot_transaction
 from infra.chassis.metrics import ACKNOWLEDGE_ERRORS, BATCH_SIZE, BATCHES, DATABASE_UP, MESSAGES, TROUBLE
 from infra.chassis.outbox import OutboxRow
 from infra.chassis.retries import RetryRow
-from infra.chassis.service import Consumer, RowInput, RowSource
+from infra.chassis.service import Consumer, Context, Decision, RowInput, RowSource
 from infra.chassis.settings import ServiceSettings
 
 MOMENTARY_TRIES_MAX = 3
@@ -42,6 +44,7 @@ SETTLE_POLL_SECONDS = 5.0
 QUIET_SECONDS = 1.0
 SETTLE_AFTER_START_SECONDS = 1.0
 PAUSED_SECONDS = 3.0
+TAKE_BACK_SECONDS_MAX = 2.0
 
 log = structlog.get_logger()
 
@@ -84,13 +87,15 @@ class Loop:
         on_calls: asyncio.Event,
     ) -> None:
         self._service = service
+        self._version = version
         self.consumer = consumer
         self._settings = settings
         self._engine = engine
         self._relay = relay
         self._external = external
         self._on_calls = on_calls
-        self._batch = Batch(service, version, consumer, settings, external=external)
+        self._version = version
+        self._batch = self._batch_of(consumer)
         self._intake: deque[Delivery] = deque()
         self._wake = asyncio.Event()
         self._settleable: set[str] = set()
@@ -107,6 +112,9 @@ class Loop:
         self._last_delivery = time.monotonic()
         self.turned_at = time.monotonic()
         self._outcome_counters: dict[tuple[str, str], Any] = {}
+
+    def _batch_of(self, consumer: Consumer) -> Batch:
+        return Batch(self._service, self._version, consumer, self._settings, external=self._external)
 
     def offer(self, delivery: Delivery) -> None:
         """Takes a delivery, in order of arrival. The prefetch count bounds how many there can be."""
@@ -226,15 +234,40 @@ class Loop:
         """A message that was delivered often may kill the process: alone, after its try has been committed."""
         arrival = self._batch.admit(delivery.raw, delivery.received_at, tag=delivery.tag)
         identity = suspects.identity(arrival.key, delivery.raw)
-        tries = await self._with_patience(lambda: self._count_try(identity))
-        if tries > self._settings.suspect_tries_max:
-            arrival.crash(f"the process ended {tries - 1} times while it handled this message; see its log of that time")
-        await self._commit([arrival])
+        async with self._counted_try(identity) as tries:
+            if tries > self._settings.suspect_tries_max:
+                arrival.crash(f"the process ended {tries - 1} times while it handled this message; see its log of that time")
+            await self._commit([arrival])
         await self._acknowledge([delivery])
+
+    @asynccontextmanager
+    async def _counted_try(self, identity: str) -> AsyncGenerator[int]:
+        """Counts a try before the block and yields how many there are. A stop inside the block takes it back.
+
+        What ends the process leaves the try behind: SIGKILL runs nothing here, an input that never gives the processor back lets no
+        cancellation in, and a bug that ends the loop is no stop.
+        """
+        tries = await self._with_patience(lambda: self._count_try(identity))
+        try:
+            yield tries
+        except asyncio.CancelledError:
+            if self._stopping:
+                await self._take_back_try(identity)
+            raise
 
     async def _count_try(self, identity: str) -> int:
         async with self._engine.begin() as connection:
             return await suspects.count_try(connection, self.consumer.queue, identity)
+
+    async def _take_back_try(self, identity: str) -> None:
+        """Where the database allows it, within a short time: it may be the reason why we stop here."""
+        try:
+            async with asyncio.timeout(TAKE_BACK_SECONDS_MAX), self._engine.begin() as connection:
+                await suspects.take_back(connection, self.consumer.queue, identity)
+        except Exception as error:
+            if classify(error) is None:
+                raise
+            log.warning("try_not_taken_back", queue=self.consumer.queue, input=identity, error=str(error)[:300])
 
     async def _forget_tries(self, identity: str) -> None:
         async with self._engine.begin() as connection:
@@ -257,7 +290,7 @@ class Loop:
         rows: list[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]] = []
         if self.consumer.sources and now >= self._next_row_poll:
             # While rows have to wait they are not claimed, and not looked for more often than else.
-            rows = await self._with_patience(self._claim_rows) if self._backlog_is_read(now) else []
+            rows = await self._claim_rows() if self._backlog_is_read(now) else []
             # A full claim means that more is due: look again at once.
             full = len(rows) >= self._settings.batch_size_max
             self._next_row_poll = now if full else now + self._settings.row_poll_seconds
@@ -293,24 +326,24 @@ class Loop:
     async def _handle_suspect_retry(self, row: RetryRow) -> None:
         # The number of its failures is part of the name: a try that ends with a word begins a new count.
         identity = "\n".join(("retry", *row.key, str(row.attempts)))
-        tries = await self._with_patience(lambda: self._count_try(identity))
-        arrival = self._retry_arrival(row)
-        if tries > self._settings.suspect_tries_max:
-            arrival.crash(f"the process ended {tries - 1} times while it handled this retry; see its log of that time")
-        await self._commit([arrival])
+        async with self._counted_try(identity) as tries:
+            arrival = self._retry_arrival(row)
+            if tries > self._settings.suspect_tries_max:
+                arrival.crash(f"the process ended {tries - 1} times while it handled this retry; see its log of that time")
+            await self._commit([arrival])
         await self._with_patience(lambda: self._forget_tries(identity))
 
     async def _handle_suspect_settle(self, operation_id: str) -> None:
         identity = f"settle\n{operation_id}"
-        tries = await self._with_patience(lambda: self._count_try(identity))
-        if await self._commit((), [operation_id], crashed=tries > self._settings.suspect_tries_max):
-            await self._with_patience(lambda: self._forget_tries(identity))
+        async with self._counted_try(identity) as tries:
+            await self._commit((), [operation_id], crashed=tries > self._settings.suspect_tries_max)
+        await self._with_patience(lambda: self._forget_tries(identity))
 
     async def _handle_suspect_row(self, source: RowSource[Any, Any, Any], row: RowInput[Any, Any]) -> None:
         identity = f"{source.name}\n{row.id}"
-        tries = await self._with_patience(lambda: self._count_try(identity))
-        if await self._commit((), (), [(source, replace(row, tries=tries))]):
-            await self._with_patience(lambda: self._forget_tries(identity))
+        async with self._counted_try(identity) as tries:
+            await self._commit((), (), [(source, replace(row, tries=tries))])
+        await self._with_patience(lambda: self._forget_tries(identity))
 
     def _backlog_is_read(self, now: float) -> bool:
         if self._notice_pause() or not self.connected or now - self._backlog_since < SETTLE_AFTER_START_SECONDS:
@@ -323,7 +356,34 @@ class Loop:
         return self._backlog <= 0 or quiet
 
     def _retry_arrival(self, row: RetryRow) -> Arrival:
-        return self._batch.admit(row.raw, datetime.now(UTC), retry=row)
+        if row.unreadable is not None:
+            return self._unreadable(row, row.unreadable)
+        arrival = self._batch.admit(row.raw, datetime.now(UTC), retry=row)
+        # Under another key than its row's, the transaction would neither run it nor delete the row.
+        return arrival if arrival.key == row.key else self._unreadable(row, str(arrival.failure or f"it is {arrival.key}"))
+
+    def _unreadable(self, row: RetryRow, why: str) -> Arrival:
+        """The row's own account of the message it held, with its bytes as the body: a dead letter in the next transaction."""
+        log.error(
+            "retry_unreadable",
+            queue=self.consumer.queue,
+            source=row.source,
+            message_id=row.message_id,
+            operation_id=row.operation_id,
+            error=why[:300],
+            note="becomes a dead letter with the row's bytes; type `tutti dlq list`",
+        )
+        envelope = Envelope(
+            id=row.message_id,
+            source=row.source,
+            type=row.type,
+            time=row.first_failed_at,
+            data={},
+            operationid=row.operation_id,
+            correlationid=row.correlation_id,
+        )
+        failure = Permanent(f"the message that waited for another try cannot be read from its row: {why[:500]}")
+        return Arrival(raw=row.raw, received_at=datetime.now(UTC), retry=row, envelope=envelope, failure=failure)
 
     async def _claim_retries(self) -> list[RetryRow]:
         async with self._engine.begin() as connection:
@@ -334,12 +394,17 @@ class Loop:
             return await calls.settleable(connection, self.consumer.queue, self._settings.batch_size_max)
 
     async def _claim_rows(self) -> list[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]]:
+        """Each source in a transaction with a patience of its own: an outage in the second must not lose what the first has claimed."""
         claimed: list[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]] = []
         for source in self.consumer.sources:
-            async with self._engine.begin() as connection:
-                rows = await source.claim(connection, self._settings.batch_size_max)
-            claimed += [(source, row) for row in rows]
+            claimed += await self._with_patience(lambda one=source: self._claim_rows_of(one))
         return claimed
+
+    async def _claim_rows_of(
+        self, source: RowSource[Any, Any, Any]
+    ) -> list[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]]:
+        async with self._engine.begin() as connection:
+            return [(source, row) for row in await source.claim(connection, self._settings.batch_size_max)]
 
     async def _commit(
         self,
@@ -348,37 +413,53 @@ class Loop:
         rows: Sequence[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]] = (),
         *,
         crashed: bool = False,
-    ) -> bool:
-        """Commits the inputs, as a batch or, where some message's data are at fault, one by one. Returns whether none is left."""
+    ) -> None:
+        """Commits the inputs, as a batch or, where some message's data are at fault, one by one."""
         try:
             await self._with_patience(lambda: self._transaction(arrivals, settle, rows, crashed=crashed))
         except Exception as error:
             TROUBLE.labels(self._service, self.consumer.queue, "one-by-one").inc()
             log.warning("batch_failed", queue=self.consumer.queue, inputs=len(arrivals) + len(settle) + len(rows), exc_info=error)
-            return await self._one_by_one(arrivals, settle, rows)
-        return True
+            await self._one_by_one(arrivals, settle, rows, crashed=crashed)
 
     async def _one_by_one(
         self,
         arrivals: Sequence[Arrival],
         settle: Sequence[str],
         rows: Sequence[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]],
-    ) -> bool:
+        *,
+        crashed: bool,
+    ) -> None:
         for arrival in arrivals:
             try:
                 await self._with_patience(lambda one=arrival: self._transaction([one]))
             except Exception as error:  # noqa: BLE001 - as above: now it is known whose data it is
                 arrival.failure = error if isinstance(error, Transient) else _culprit(error)
                 await self._with_patience(lambda one=arrival: self._transaction([one]))
-        done = True
         singles: list[tuple[Sequence[str], Sequence[Any]]] = [([one], ()) for one in settle] + [((), [one]) for one in rows]
         for operation_ids, row in singles:
             try:
-                await self._with_patience(lambda ids=operation_ids, row=row: self._transaction((), ids, row))
-            except Exception as error:
-                done = False
-                log.error("row_failed", queue=self.consumer.queue, operations=list(operation_ids), rows=len(row), exc_info=error)
-        return done
+                await self._with_patience(lambda ids=operation_ids, row=row: self._transaction((), ids, row, crashed=crashed))
+            except Exception as error:  # noqa: BLE001 - as above
+                self._log_row("row_failed", operation_ids, row, error)
+                await self._give_up(operation_ids, row, error if isinstance(error, Transient) else _culprit(error))
+
+    async def _give_up(self, operation_ids: Sequence[str], rows: Sequence[Any], failure: Failure) -> None:
+        """Ends an input that is no message as a message ends whose data are at fault: visibly, at once, with the true cause."""
+        refusing = [(cast("RowSource[Any, Any, Any]", _RefusingSource(source, failure)), row) for source, row in rows]
+        try:
+            await self._with_patience(lambda: self._transaction((), operation_ids, refusing, refusal=failure))
+        except Exception as error:  # noqa: BLE001 - even this cannot be stored: the row is due again when its lease ends, and it is said each time
+            self._log_row("row_not_given_up", operation_ids, rows, error)
+
+    def _log_row(self, event: str, operation_ids: Sequence[str], rows: Sequence[Any], error: Exception) -> None:
+        log.error(
+            event,
+            queue=self.consumer.queue,
+            operations=list(operation_ids),
+            rows=[f"{source.name} {row.id}" for source, row in rows],
+            exc_info=error,
+        )
 
     async def _transaction(
         self,
@@ -387,10 +468,13 @@ class Loop:
         rows: Sequence[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]] = (),
         *,
         crashed: bool = False,
+        refusal: Failure | None = None,
     ) -> None:
         began = time.perf_counter()
+        # Settling needs no states when it is refused, and loading them may be what fails; a row's `give_up` cannot do without.
+        batch = self._batch if refusal is None or not settle else self._batch_of(_refusing(self.consumer, refusal))
         async with hot_transaction(self._engine) as connection:
-            result = await self._batch.handle(cast("AsyncConnection", connection), arrivals, settle, rows, crashed=crashed)
+            result = await batch.handle(cast("AsyncConnection", connection), arrivals, settle, rows, crashed=crashed)
             await connection.flush()
             crash_point(self._service, "before-commit")
         self._last_seconds = time.perf_counter() - began
@@ -445,6 +529,40 @@ class Loop:
         self.turned_at = time.monotonic()
         self._backlog_since = time.monotonic()
         await asyncio.sleep(seconds)
+
+
+def _refusing(consumer: Consumer, failure: Failure) -> Consumer:
+    """The consumer with decisions that all raise the failure, and no states: what is given up takes the way of what is handled."""
+
+    def refuse(*_: object) -> Decision[Any]:
+        raise failure
+
+    routes = tuple(replace(route, decide=refuse, settle=refuse) for route in consumer.routes)
+    return replace(consumer, routes=routes, repository=_NoStates())
+
+
+class _NoStates:
+    """The repository of a consumer that decides nothing."""
+
+    async def load(self, connection: AsyncConnection, keys: Sequence[Any]) -> Mapping[Any, Any]:
+        return {}
+
+    async def save(self, connection: AsyncConnection, changed: Mapping[Any, Any], facts: Sequence[object]) -> None:
+        raise AssertionError("nothing was decided, so there is nothing to save")
+
+
+class _RefusingSource:
+    """A source whose decision raises, so that its rows are given up with that as the reason."""
+
+    def __init__(self, source: RowSource[Any, Any, Any], failure: Failure) -> None:
+        self._source = source
+        self._failure = failure
+
+    def decide(self, row: RowInput[Any, Any], state: Any, context: Context) -> Decision[Any]:
+        raise self._failure
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
 
 
 def _culprit(error: BaseException) -> Failure:

@@ -10,10 +10,10 @@ The row holds the message; it is never published again, so nothing can be lost b
 a lease of a few seconds on `due_at`; whoever handles the row locks its inbox row, and runs only if that still says 'retrying'.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -30,7 +30,7 @@ CLAIM = text(
     WHERE (consumer, source, message_id) IN (
         SELECT consumer, source, message_id FROM retry WHERE consumer = :consumer AND due_at <= now()
         ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED)
-    RETURNING source, message_id, raw, attempts, first_failed_at, tries
+    RETURNING source, message_id, type, operation_id, correlation_id, raw, attempts, first_failed_at, tries
     """
 )
 SCHEDULE = text(
@@ -54,7 +54,10 @@ DELETE = text(
 
 @dataclass(frozen=True, slots=True)
 class RetryRow:
-    """A due retry as claimed: the message, how often it failed, and how often it was started without a word since."""
+    """A due retry as claimed: the message, how often it failed, and how often it was started without a word since.
+
+    `unreadable` says why the stored message cannot be read; `raw` has its bytes then, as they are in the row.
+    """
 
     source: str
     message_id: str
@@ -62,6 +65,10 @@ class RetryRow:
     attempts: int
     first_failed_at: datetime
     tries: int
+    type: str = ""
+    operation_id: str | None = None
+    correlation_id: str | None = None
+    unreadable: str | None = None
 
     @property
     def key(self) -> MessageKey:
@@ -85,11 +92,42 @@ class Retry:
 
 
 async def claim(connection: AsyncConnection, consumer: str, limit: int) -> list[RetryRow]:
-    """Due rows; the caller commits before it uses them."""
+    """Due rows; the caller commits before it uses them. A row that cannot be read is among them, and says so."""
     rows = await connection.execute(CLAIM, {"consumer": consumer, "limit": limit, "lease": LEASE_SECONDS})
-    return [
-        RetryRow(row.source, row.message_id, Raw.from_json(row.raw), row.attempts, row.first_failed_at, row.tries) for row in rows
-    ]
+    return [_claimed(row) for row in rows]
+
+
+def _claimed(row: Any) -> RetryRow:
+    unreadable = None
+    try:
+        raw = Raw.from_json(row.raw)
+        if not isinstance(raw.headers, Mapping):
+            raise TypeError(f"its headers are no table but {type(raw.headers).__name__}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        unreadable = f"{type(error).__name__}: {error}"
+        raw = Raw(
+            body=bytes(row.raw),
+            content_type=None,
+            content_encoding=None,
+            headers={},
+            message_id=row.message_id,
+            type=row.type,
+            sender=None,
+            exchange="",
+            routing_key=row.type,
+        )
+    return RetryRow(
+        row.source,
+        row.message_id,
+        raw,
+        row.attempts,
+        row.first_failed_at,
+        row.tries,
+        row.type,
+        row.operation_id,
+        row.correlation_id,
+        unreadable,
+    )
 
 
 async def schedule(connection: AsyncConnection, consumer: str, retries: Sequence[Retry]) -> None:

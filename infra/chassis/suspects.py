@@ -17,7 +17,9 @@ COUNT_TRY = text(
     RETURNING tries
     """
 )
-
+TAKE_BACK = text(
+    "UPDATE suspect SET tries = tries - 1 WHERE consumer = :consumer AND identity = :identity AND tries > 0"
+)
 FORGET = text("DELETE FROM suspect WHERE consumer = :consumer AND identity = :identity")
 
 
@@ -29,6 +31,11 @@ def identity(key: MessageKey | None, raw: Raw) -> str:
 async def count_try(connection: AsyncConnection, consumer: str, identity: str) -> int:
     """Adds a try and returns how many there are now; the caller commits before it touches the message."""
     return int((await connection.execute(COUNT_TRY, {"consumer": consumer, "identity": identity})).scalar_one())
+
+
+async def take_back(connection: AsyncConnection, consumer: str, identity: str) -> None:
+    """Takes one try back: it was ended by somebody who stopped the process, not by the input."""
+    await connection.execute(TAKE_BACK, {"consumer": consumer, "identity": identity})
 
 
 async def forget(connection: AsyncConnection, consumer: str, identity: str) -> None:

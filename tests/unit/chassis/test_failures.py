@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -148,6 +149,7 @@ def test_a_stale_plan_is_momentary_and_a_lost_connection_an_outage_and_a_bug_nei
     assert classify(DBAPIError("", {}, _Original("0A000", "cached statement plan is invalid"))) is Trouble.MOMENTARY
     assert classify(ConnectionResetError()) is Trouble.OUTAGE
     assert classify(PoolTimeout()) is Trouble.OUTAGE
+    assert classify(asyncpg.InternalClientError("got result for unknown protocol state 3")) is Trouble.OUTAGE
     assert classify(KeyError("x")) is None
     assert classify(Transient("x")) is None
 
