@@ -28,7 +28,8 @@ Invariants.
  1. A process is at rest (finished, or never begun) or has a timer armed, later than now. Running means that a step is in
     flight, since a process in which nothing is in flight and nothing can be sent has all its steps settled, and ends.
     Compensating means that an undo is in flight: the plan follows the acyclic order of the steps. Stuck means that an alert
-    is armed. Each record in flight has a moment, and a timer input moves every moment that has passed.
+    is armed. Each record in flight has a moment, and a timer input moves every moment that has passed; of a frozen
+    process only the alert's, since nothing else may move it.
  2. An operation has one identity however often it is sent: `saga:step`, the do and its undo alike. Each emission has a
     message id of its own.
  3. Nothing starts, and nothing is sent again, after unwinding has begun. There is no way from `compensating` to `running`.
@@ -286,6 +287,8 @@ def waits_for(workflow: Workflow, instance: Instance) -> tuple[Waiting, ...]:
     """What would move the process on."""
     if instance.state in AT_REST:
         return ()
+    if instance.stuck is not None and instance.stuck.frozen:
+        return (Waiting(None, "person", (), instance.stuck.alert_at),)
     waits = [
         Waiting(step.id, "do", tuple(step.answers), instance.steps[step.id].due_at)
         for step in workflow.steps
@@ -443,8 +446,10 @@ class _Turn:
             if self.state is State.RUNNING and self._is_due(self.steps[step.id].due_at):
                 due = True
                 self._step_due(step, self.steps[step.id])
+        frozen = self.stuck is not None and self.stuck.frozen
         for entry in tuple(self.plan.values()):
-            if self.state in (State.COMPENSATING, State.STUCK) and self._is_due(entry.due_at):
+            # Frozen, the plan keeps its moments for the person who looks at it; they move nothing.
+            if self.state in (State.COMPENSATING, State.STUCK) and not frozen and self._is_due(entry.due_at):
                 due = True
                 self._undo_due(self.workflow.by_id[entry.step], entry)
         if self.stuck is not None and self._is_due(self.stuck.alert_at):

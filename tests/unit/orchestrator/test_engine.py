@@ -282,6 +282,26 @@ def test_a_frozen_process_waits_for_a_person_and_reminds_its_owner() -> None:
     assert play.kinds[-1] == "alert"
 
 
+def test_a_process_that_was_frozen_while_it_unwound_sends_no_undo_and_still_reminds_its_owner() -> None:
+    play = Play(FULFIL)
+    play.start()
+    play.cancel()
+    assert any(entry.due_at is not None for entry in play.instance.plan)
+    play.instance = freeze(play.instance, "its timer raised", now=play.now).instance
+    before = play.instance
+
+    for _ in range(3):
+        made = play.tick()
+        assert made.accepted
+        assert not made.messages
+        assert made.next_timer_at is not None
+        assert made.next_timer_at > play.now
+
+    assert play.instance.plan == before.plan
+    assert play.kinds[-3:] == ["alert"] * 3
+    assert [wait.direction for wait in waits_for(FULFIL, play.instance)] == ["person"]
+
+
 def test_a_process_at_rest_is_not_frozen() -> None:
     play = Play(FULFIL).run()
 
