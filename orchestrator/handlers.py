@@ -1,9 +1,9 @@
 """Message or row, and instance in; instance, messages and history out. Every decision is the engine's."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any, Final
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from contracts.deadletters.v1 import DeadLetterOpened
 from contracts.message import Message
@@ -28,7 +28,6 @@ from orchestrator.instance import Instance, State
 from orchestrator.ports import Act, ActVerdict, HistoryRow
 
 Keys = Mapping[str, Instance]
-LEFT_TO_OTHERS: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +83,8 @@ class Processes:
     def timer(self, instance: Instance, context: Context) -> Decision[Instance]:
         """Deals with everything that is due. A timer that an answer has overtaken leaves no trace: nobody sent it."""
         if instance.workflow and (instance.workflow, instance.version) not in self.catalogue:
-            # A newer replica knows the version; until it takes the timer, this one must not find it due again and again.
-            return Decision(replace(instance, next_timer_at=context.now + LEFT_TO_OTHERS))
+            # Left to a newer replica, and not written: what it put into the document, this one has not read. Settling moves it on.
+            return Decision(instance)
         made = self._advance(instance, TimerDue(), context)
         return decision(instance, made, context) if made.accepted else Decision(instance)
 

@@ -3,17 +3,18 @@
 import json
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from contracts.envelope import STRUCTURED, Envelope
-from infra.chassis.batch import Batch
+from infra.chassis.batch import Batch, BatchResult
 from infra.chassis.decoding import Raw
+from infra.chassis.hot_connection import HotConnection
 from infra.chassis.outbox import OutboxRow, new_id
 from infra.chassis.schema import async_url, upgrade
 from infra.chassis.service import Consumer, Service
@@ -52,7 +53,7 @@ class Desk:
     async def hear(self, *messages: Raw) -> list[OutboxRow]:
         arrivals = [self.batch.admit(message, datetime.now(UTC), tag=number) for number, message in enumerate(messages)]
         async with self.engine.begin() as connection:
-            result = await self.batch.handle(connection, arrivals)
+            result = await self._handle(connection, arrivals)
         return self._keep(result)
 
     async def look_at_rows(self) -> list[OutboxRow]:
@@ -61,10 +62,17 @@ class Desk:
             async with self.engine.begin() as connection:
                 rows += [(source, row) for row in await source.claim(connection, 100)]
         async with self.engine.begin() as connection:
-            result = await self.batch.handle(connection, (), (), rows)
+            result = await self._handle(connection, (), (), rows)
         return self._keep(result)
 
-    def _keep(self, result: Any) -> list[OutboxRow]:
+    async def _handle(self, connection: AsyncConnection, *inputs: Any) -> BatchResult:
+        """As the loop does it: statements go to the driver itself, and unread writes are sent together."""
+        direct = HotConnection(connection)
+        result = await self.batch.handle(cast("AsyncConnection", direct), *inputs)
+        await direct.flush()
+        return result
+
+    def _keep(self, result: BatchResult) -> list[OutboxRow]:
         self.outgoing += result.rows
         self.outcomes += result.outcomes
         return list(result.rows)
@@ -330,6 +338,58 @@ async def test_a_process_on_a_version_that_is_not_understood_is_left_to_a_newer_
     assert rows == [("running", True)]
     assert desk.outcomes[-1] == ("pricing.order-priced.v1", "retrying")
     assert (await desk.rows("SELECT state FROM operator_act")) == [("refused",)]
+
+
+async def test_a_timer_left_to_a_newer_replica_keeps_what_that_one_wrote_and_is_not_found_again_at_once(desk: Desk) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+    written = {"version": 2, "held": {"by": "a newer replica"}, "next_timer_at": "2020-01-01T00:00:00+00:00"}
+    async with desk.engine.begin() as connection:
+        await connection.execute(
+            text(
+                "UPDATE workflow_instance SET version = 2, next_timer_at = now() - interval '1 hour',"
+                " document = CAST(CAST(document AS jsonb) || CAST(:written AS jsonb) AS json)"
+            ),
+            {"written": json.dumps(written)},
+        )
+    before = await desk.rows("SELECT CAST(document AS text) FROM workflow_instance")
+
+    await desk.look_at_rows()
+    claimed = len(desk.outcomes)
+    await desk.look_at_rows()
+
+    assert await desk.rows("SELECT CAST(document AS text) FROM workflow_instance") == before
+    rows = await desk.rows(
+        "SELECT next_timer_at > now(), next_timer_at < now() + interval '1 minute', timer_tries, timer_claimed_until"
+        " FROM workflow_instance"
+    )
+    assert rows == [(True, True, 0, None)]
+    assert len(desk.outcomes) == claimed
+    async with desk.engine.begin() as connection:
+        # Where there is no newer replica, the process is overdue although its timer has been moved on.
+        assert [one.id for one in await reconcile(connection)] == [SAGA]
+
+
+async def test_a_timer_that_was_decided_is_armed_for_the_moment_that_its_process_wants(desk: Desk) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+    await desk.make_due()
+
+    await desk.look_at_rows()
+
+    armed = (
+        "SELECT next_timer_at = CAST(document ->> 'next_timer_at' AS timestamptz), next_timer_at > now() FROM workflow_instance"
+    )
+    assert await desk.rows(armed) == [(True, True)]
+
+
+async def test_a_message_brings_forward_a_timer_that_lies_behind_what_its_process_wants(desk: Desk) -> None:
+    started = await desk.hear(message("orders.order-accepted.v1"))
+    async with desk.engine.begin() as connection:
+        await connection.execute(text("UPDATE workflow_instance SET next_timer_at = now() + interval '1 hour'"))
+
+    await desk.hear(answer_to(started[0]))
+
+    rows = await desk.rows("SELECT next_timer_at < now() + interval '1 minute' FROM workflow_instance")
+    assert rows == [(True,)]
 
 
 async def test_a_batch_costs_the_same_number_of_statements_however_large_it_is(desk: Desk) -> None:
