@@ -64,7 +64,7 @@ acknowledges the input after it. A crash before the commit repeats the call with
 input in the inbox, or the timer moved.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -644,7 +644,9 @@ class _Turn:
         for entry in tuple(self.plan.values()):
             if entry.state is UndoState.WAITING and all(self.plan[name].state is UndoState.UNDONE for name in entry.after):
                 self._send_undo(self.workflow.by_id[entry.step], entry)
-        if any(entry.state is UndoState.FAILED for entry in self.plan.values()):
+        failed = [entry for entry in self.plan.values() if entry.state is UndoState.FAILED]
+        if failed:
+            self._stick_on(failed)
             return
         if self.stuck is not None:
             self.stuck = None
@@ -679,15 +681,19 @@ class _Turn:
         self.plan[step.id] = replace(entry, state=UndoState.FAILED, due_at=None, problem=problem)
         self._put(step, replace(self.steps[step.id], state=StepState.UNDO_FAILED))
         self._log("undo-failed", step, message_id, problem=problem, owner=entry.owner)
-        self._stick(f"{entry.command} for {step.id} failed: {problem}", entry.owner, frozen=False)
+
+    def _stick_on(self, failed: Sequence[Compensation]) -> None:
+        """One owner is reminded at a time. When theirs is undone after all, the owner of the next one has to hear of it."""
+        owners = {f"{one.command} for {one.step} failed: {one.problem}"[:DETAIL_LENGTH_MAX]: one.owner for one in failed}
+        if self.stuck is None or self.stuck.reason not in owners:
+            reason, owner = next(iter(owners.items()))
+            self._stick(reason, owner, frozen=False)
 
     def _freeze(self, reason: str) -> None:
         self._stick(reason, self.limits.owner, frozen=True)
 
     def _stick(self, reason: str, owner: str, *, frozen: bool) -> None:
         self.state = State.STUCK
-        if self.stuck is not None and not frozen:
-            return
         self.stuck = Stuck(reason[:DETAIL_LENGTH_MAX], owner, self.now, self.now + self.limits.alert_every, frozen)
         self._log("stuck", owner=owner, reason=reason[:DETAIL_LENGTH_MAX])
 

@@ -206,6 +206,35 @@ def test_an_undo_whose_mapping_fails_is_stuck_with_its_own_owner() -> None:
     assert play.instance.stuck.owner == "warehouse"
 
 
+def test_when_one_of_two_failed_undos_is_answered_the_owner_of_the_other_hears_of_it() -> None:
+    play = Play(FULFIL).run(do={"ship": "refused"}, undo={"reserve-stock": None, "reserve-credit": None})
+    assert play.instance.stuck is not None
+    assert play.instance.stuck.owner == "warehouse"
+    play.now += timedelta(minutes=1)
+
+    answer(play, "reserve-stock", "inventory.stock-released.v1")
+
+    assert play.instance.state is State.STUCK
+    assert play.instance.stuck is not None
+    assert play.instance.stuck.owner == "finance"
+    assert "reserve-credit" in play.instance.stuck.reason
+    assert play.instance.next_timer_at == play.now + timedelta(minutes=15)
+    answer(play, "reserve-credit", "credit.credit-released.v1")
+    play.owners["reserve-stock"].undo = play.owners["reserve-credit"].undo = "done"
+    play.check_end(State.REFUSED)
+
+
+def test_the_owner_who_was_told_stays_when_the_undo_of_another_is_answered() -> None:
+    play = Play(FULFIL).run(do={"ship": "refused"}, undo={"reserve-stock": None, "reserve-credit": None})
+    told = play.instance.stuck
+    play.now += timedelta(minutes=1)
+
+    answer(play, "reserve-credit", "credit.credit-released.v1")
+
+    assert play.instance.state is State.STUCK
+    assert play.instance.stuck == told
+
+
 def test_an_end_that_cannot_be_told_freezes_and_keeps_what_it_knows() -> None:
     broken = Template(FULFIL.ends["completed"].model, (("order_id", Failing()),))
     play = Play(replace(FULFIL, ends={**FULFIL.ends, "completed": broken})).run()
