@@ -815,7 +815,8 @@ def _undo_of(step: Step) -> Undo:
 
 
 def _reason(code: str, detail: str) -> Reason:
-    return Reason(code, detail[:DETAIL_LENGTH_MAX] or code)
+    # Reasons quote other systems, and whoever hears of the end stores them: no database takes a NUL in a text.
+    return Reason(code, detail[:DETAIL_LENGTH_MAX].replace("\x00", "\ufffd") or code)
 
 
 def _reasons_of(event: Answer) -> tuple[Reason, ...]:

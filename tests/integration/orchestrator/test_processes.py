@@ -369,6 +369,22 @@ async def test_a_timer_left_to_a_newer_replica_keeps_what_that_one_wrote_and_is_
         assert [one.id for one in await reconcile(connection)] == [SAGA]
 
 
+async def test_a_reason_that_the_database_cannot_read_stops_no_timer(desk: Desk) -> None:
+    started = await desk.hear(message("orders.order-accepted.v1"))
+    await desk.hear(answer_to(started[1]))
+    refused = message(
+        "pricing.order-not-priced.v1", operation_id=f"{SAGA}:price", reasons=[{"code": "no-price", "detail": "a\x00b"}]
+    )
+    released = await desk.hear(refused)
+    await desk.make_due()
+
+    await desk.look_at_rows()
+
+    assert [row.type for row in released] == ["inventory.release-stock.v1"]
+    assert desk.outcomes[-1] == ("timers", "handled")
+    assert (await desk.instance()).reasons[0].detail == "a\ufffdb"
+
+
 async def test_a_timer_that_was_decided_is_armed_for_the_moment_that_its_process_wants(desk: Desk) -> None:
     await desk.hear(message("orders.order-accepted.v1"))
     await desk.make_due()

@@ -140,6 +140,15 @@ def test_a_refusal_without_reasons_is_named_after_its_message() -> None:
     assert play.instance.reasons[0].code == "stock-short"
 
 
+def test_a_reason_that_no_database_takes_is_told_without_its_nul() -> None:
+    play = Play(FULFIL)
+    play.start()
+    answer(play, "reserve-stock", "inventory.stock-short.v1", reasons=[{"code": "short", "detail": "a\x00b"}])
+    play.run()
+
+    assert [reason["detail"] for reason in play.events[-1].message.model_dump()["reasons"]] == ["a\ufffdb"]
+
+
 def test_a_resemblance_counts_as_refused_in_version_one() -> None:
     play = Play(FULFIL)
     play.start()
