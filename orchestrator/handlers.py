@@ -91,7 +91,9 @@ class Processes:
     def act(self, act_id: str, act: Act, instance: Instance, context: Context) -> Decision[Instance]:
         """Does what an operator or a partner asks, or refuses it; either way with a verdict."""
         if act.kind != "cancel":
-            raise Permanent(f"there is no act {act.kind!r}")
+            # Asked of a newer replica, and taken by this one: no fault of the process, which goes on.
+            unknown = f"this version of the orchestrator knows no {act.kind}; ask again"
+            return Decision(instance, facts=(ActVerdict(act_id, context.now, accepted=False, detail=unknown),))
         cancel = Cancel(act.reason, act.actor)
         if instance.state is State.ABSENT:
             made = cancel_before_start(instance, cancel, now=context.now)
@@ -162,6 +164,9 @@ def on_dead_letter(processes: Processes) -> Route:
 def _known(correlation_id: str | None) -> Sequence[str]:
     if not correlation_id:
         raise Permanent("an event that begins a process needs a correlationid; it becomes the process's id")
+    if ":" in correlation_id:
+        # An operation is `saga:step`: the answers would be taken for those of another process.
+        raise Permanent(f"the correlationid {correlation_id!r} has a colon, and no process can have it as its id")
     return (correlation_id,)
 
 

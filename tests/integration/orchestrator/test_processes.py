@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from contracts.envelope import STRUCTURED, Envelope
 from infra.chassis.batch import Batch, BatchResult
 from infra.chassis.decoding import Raw
+from infra.chassis.errors import Permanent
 from infra.chassis.hot_connection import HotConnection
 from infra.chassis.outbox import OutboxRow, new_id
 from infra.chassis.schema import async_url, upgrade
@@ -252,6 +254,29 @@ async def test_an_act_is_decided_by_the_loop_and_leaves_its_verdict(desk: Desk) 
     assert late == []
 
 
+async def test_an_act_that_this_version_does_not_know_is_refused_and_the_process_goes_on(desk: Desk) -> None:
+    started = await desk.hear(message("orders.order-accepted.v1"))
+    before = await desk.instance()
+    await ask(desk, "act-1", kind="pause")
+
+    await desk.look_at_rows()
+
+    assert await desk.instance() == before
+    assert [(kind, state) for kind, state in await desk.rows("SELECT kind, state FROM operator_act")] == [("pause", "refused")]
+    await play(desk, started)
+    assert (await desk.instance()).state is State.COMPLETED
+
+
+async def test_a_process_whose_id_would_hide_its_answers_never_begins(desk: Desk) -> None:
+    heard = message("orders.order-accepted.v1")
+    envelope = json.loads(heard.body) | {"correlationid": "a:b"}
+
+    with pytest.raises(Permanent, match="colon"):
+        await desk.hear(replace(heard, body=json.dumps(envelope).encode()))
+
+    assert await desk.rows("SELECT saga_id FROM workflow_instance") == []
+
+
 async def test_a_cancellation_before_its_start_is_announced_by_the_start(desk: Desk) -> None:
     await ask(desk, "act-1")
     assert await desk.look_at_rows() == []
@@ -432,14 +457,14 @@ async def test_reconciliation_names_a_process_that_nobody_has_looked_at(desk: De
     assert [(one.kind, one.id) for one in found] == [("unanswered", SAGA)]
 
 
-async def ask(desk: Desk, act_id: str) -> None:
+async def ask(desk: Desk, act_id: str, kind: str = "cancel") -> None:
     async with desk.engine.begin() as connection:
         await connection.execute(
             text(
                 "INSERT INTO operator_act (act_id, saga_id, kind, reason, actor) "
-                "VALUES (:act, :saga, 'cancel', 'why not', 'operator:mia')"
+                "VALUES (:act, :saga, :kind, 'why not', 'operator:mia')"
             ),
-            {"act": act_id, "saga": SAGA},
+            {"act": act_id, "saga": SAGA, "kind": kind},
         )
 
 
