@@ -23,7 +23,9 @@ POLL_SECONDS: Final = 0.05
 
 ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
 SagaId = Annotated[str, Path(pattern=ID_PATTERN)]
-Words = Annotated[str, StringConstraints(min_length=1, max_length=500, strip_whitespace=True)]
+# The database has no NUL in its texts.
+Words = Annotated[str, StringConstraints(min_length=1, max_length=500, strip_whitespace=True, pattern=r"^[^\x00]*$")]
+Filter = Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$")]
 Actor = Annotated[str, StringConstraints(pattern=r"^[a-z]+:[A-Za-z0-9._@-]{1,80}$")]
 
 _LIST = text("""
@@ -74,10 +76,10 @@ def routes(runtime: Runtime, catalogue: Catalogue, settings: Settings) -> APIRou
     @router.get("")
     async def list_sagas(
         state: Annotated[list[State] | None, Query()] = None,
-        workflow: str | None = None,
-        partner: str | None = None,
-        subject: str | None = None,
-        owner: str | None = None,
+        workflow: Filter = None,
+        partner: Filter = None,
+        subject: Filter = None,
+        owner: Filter = None,
         after: Annotated[str | None, Query(pattern=ID_PATTERN)] = None,
         limit: Annotated[int, Query(ge=1, le=LIST_MAX)] = 100,
     ) -> dict[str, Any]:

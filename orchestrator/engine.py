@@ -28,7 +28,8 @@ Invariants.
  1. A process is at rest (finished, or never begun) or has a timer armed, later than now. Running means that a step is in
     flight, since a process in which nothing is in flight and nothing can be sent has all its steps settled, and ends.
     Compensating means that an undo is in flight: the plan follows the acyclic order of the steps. Stuck means that an alert
-    is armed. Each record in flight has a moment, and a timer input moves every moment that has passed.
+    is armed. Each record in flight has a moment, and a timer input moves every moment that has passed; of a frozen
+    process only the alert's, since nothing else may move it.
  2. An operation has one identity however often it is sent: `saga:step`, the do and its undo alike. Each emission has a
     message id of its own.
  3. Nothing starts, and nothing is sent again, after unwinding has begun. There is no way from `compensating` to `running`.
@@ -63,7 +64,7 @@ acknowledges the input after it. A crash before the commit repeats the call with
 input in the inbox, or the timer moved.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -286,6 +287,8 @@ def waits_for(workflow: Workflow, instance: Instance) -> tuple[Waiting, ...]:
     """What would move the process on."""
     if instance.state in AT_REST:
         return ()
+    if instance.stuck is not None and instance.stuck.frozen:
+        return (Waiting(None, "person", (), instance.stuck.alert_at),)
     waits = [
         Waiting(step.id, "do", tuple(step.answers), instance.steps[step.id].due_at)
         for step in workflow.steps
@@ -443,8 +446,10 @@ class _Turn:
             if self.state is State.RUNNING and self._is_due(self.steps[step.id].due_at):
                 due = True
                 self._step_due(step, self.steps[step.id])
+        frozen = self.stuck is not None and self.stuck.frozen
         for entry in tuple(self.plan.values()):
-            if self.state in (State.COMPENSATING, State.STUCK) and self._is_due(entry.due_at):
+            # Frozen, the plan keeps its moments for the person who looks at it; they move nothing.
+            if self.state in (State.COMPENSATING, State.STUCK) and not frozen and self._is_due(entry.due_at):
                 due = True
                 self._undo_due(self.workflow.by_id[entry.step], entry)
         if self.stuck is not None and self._is_due(self.stuck.alert_at):
@@ -639,7 +644,9 @@ class _Turn:
         for entry in tuple(self.plan.values()):
             if entry.state is UndoState.WAITING and all(self.plan[name].state is UndoState.UNDONE for name in entry.after):
                 self._send_undo(self.workflow.by_id[entry.step], entry)
-        if any(entry.state is UndoState.FAILED for entry in self.plan.values()):
+        failed = [entry for entry in self.plan.values() if entry.state is UndoState.FAILED]
+        if failed:
+            self._stick_on(failed)
             return
         if self.stuck is not None:
             self.stuck = None
@@ -674,15 +681,19 @@ class _Turn:
         self.plan[step.id] = replace(entry, state=UndoState.FAILED, due_at=None, problem=problem)
         self._put(step, replace(self.steps[step.id], state=StepState.UNDO_FAILED))
         self._log("undo-failed", step, message_id, problem=problem, owner=entry.owner)
-        self._stick(f"{entry.command} for {step.id} failed: {problem}", entry.owner, frozen=False)
+
+    def _stick_on(self, failed: Sequence[Compensation]) -> None:
+        """One owner is reminded at a time. When theirs is undone after all, the owner of the next one has to hear of it."""
+        owners = {f"{one.command} for {one.step} failed: {one.problem}"[:DETAIL_LENGTH_MAX]: one.owner for one in failed}
+        if self.stuck is None or self.stuck.reason not in owners:
+            reason, owner = next(iter(owners.items()))
+            self._stick(reason, owner, frozen=False)
 
     def _freeze(self, reason: str) -> None:
         self._stick(reason, self.limits.owner, frozen=True)
 
     def _stick(self, reason: str, owner: str, *, frozen: bool) -> None:
         self.state = State.STUCK
-        if self.stuck is not None and not frozen:
-            return
         self.stuck = Stuck(reason[:DETAIL_LENGTH_MAX], owner, self.now, self.now + self.limits.alert_every, frozen)
         self._log("stuck", owner=owner, reason=reason[:DETAIL_LENGTH_MAX])
 
@@ -804,7 +815,8 @@ def _undo_of(step: Step) -> Undo:
 
 
 def _reason(code: str, detail: str) -> Reason:
-    return Reason(code, detail[:DETAIL_LENGTH_MAX] or code)
+    # Reasons quote other systems, and whoever hears of the end stores them: no database takes a NUL in a text.
+    return Reason(code, detail[:DETAIL_LENGTH_MAX].replace("\x00", "\ufffd") or code)
 
 
 def _reasons_of(event: Answer) -> tuple[Reason, ...]:

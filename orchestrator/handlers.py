@@ -1,9 +1,9 @@
 """Message or row, and instance in; instance, messages and history out. Every decision is the engine's."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any, Final
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from contracts.deadletters.v1 import DeadLetterOpened
 from contracts.message import Message
@@ -28,7 +28,6 @@ from orchestrator.instance import Instance, State
 from orchestrator.ports import Act, ActVerdict, HistoryRow
 
 Keys = Mapping[str, Instance]
-LEFT_TO_OTHERS: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +83,17 @@ class Processes:
     def timer(self, instance: Instance, context: Context) -> Decision[Instance]:
         """Deals with everything that is due. A timer that an answer has overtaken leaves no trace: nobody sent it."""
         if instance.workflow and (instance.workflow, instance.version) not in self.catalogue:
-            # A newer replica knows the version; until it takes the timer, this one must not find it due again and again.
-            return Decision(replace(instance, next_timer_at=context.now + LEFT_TO_OTHERS))
+            # Left to a newer replica, and not written: what it put into the document, this one has not read. Settling moves it on.
+            return Decision(instance)
         made = self._advance(instance, TimerDue(), context)
         return decision(instance, made, context) if made.accepted else Decision(instance)
 
     def act(self, act_id: str, act: Act, instance: Instance, context: Context) -> Decision[Instance]:
         """Does what an operator or a partner asks, or refuses it; either way with a verdict."""
         if act.kind != "cancel":
-            raise Permanent(f"there is no act {act.kind!r}")
+            # Asked of a newer replica, and taken by this one: no fault of the process, which goes on.
+            unknown = f"this version of the orchestrator knows no {act.kind}; ask again"
+            return Decision(instance, facts=(ActVerdict(act_id, context.now, accepted=False, detail=unknown),))
         cancel = Cancel(act.reason, act.actor)
         if instance.state is State.ABSENT:
             made = cancel_before_start(instance, cancel, now=context.now)
@@ -163,6 +164,9 @@ def on_dead_letter(processes: Processes) -> Route:
 def _known(correlation_id: str | None) -> Sequence[str]:
     if not correlation_id:
         raise Permanent("an event that begins a process needs a correlationid; it becomes the process's id")
+    if ":" in correlation_id:
+        # An operation is `saga:step`: the answers would be taken for those of another process.
+        raise Permanent(f"the correlationid {correlation_id!r} has a colon, and no process can have it as its id")
     return (correlation_id,)
 
 

@@ -4,6 +4,7 @@ It is read and written once for each answer, so it is kept small: fields at thei
 dicts, and nothing is stored that the definition says already.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
@@ -33,6 +34,9 @@ class State(StrEnum):
 FINISHED: Final = frozenset({State.COMPLETED, State.REFUSED, State.CANCELLED, State.FAILED})
 # States that wait for nothing, and so need no timer.
 AT_REST: Final = FINISHED | {State.ABSENT}
+
+# An escaped NUL: its backslash is not itself escaped, so an even number of them (or none) goes before it.
+_NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 class StepState(StrEnum):
@@ -168,13 +172,15 @@ class Instance:
         return self.state in FINISHED
 
     def to_bytes(self) -> bytes:
-        """Compact JSON; `from_bytes` is its inverse."""
+        """Compact JSON; `from_bytes` is its inverse, but for the character NUL, which comes back as U+FFFD."""
         document = _document(self, _INSTANCE)
         if self.steps:
             document["steps"] = {name: _document(record, _STEP) for name, record in self.steps.items()}
         if self.plan:
             document["plan"] = [_document(entry, _COMPENSATION) for entry in self.plan]
-        return to_json(document)
+        body = to_json(document)
+        # PostgreSQL stores JSON with a NUL in it, and then fails each time that any field of it is read in a statement.
+        return _NUL.sub(rb"\1\\ufffd", body) if b"\\u0000" in body else body
 
     @classmethod
     def from_bytes(cls, body: bytes | str) -> "Instance":

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,6 +13,10 @@ from infra.chassis.service import Context, Decision, RowInput
 from orchestrator.handlers import Processes
 from orchestrator.instance import Instance
 from orchestrator.ports import Act, ActVerdict
+
+# A timer that was decided and is due still was left to another replica. Long enough that those who cannot decide it cost
+# little, short enough that the one who can has it before anybody asks where the process is.
+LOOK_AGAIN_SECONDS: Final = 10.0
 
 # The lease is committed before the row is used: a row that kills the process is counted, and another replica waits.
 _CLAIM_TIMERS = text("""
@@ -26,10 +31,14 @@ _CLAIM_TIMERS = text("""
     RETURNING instance.saga_id, instance.timer_tries, instance.document ->> 'traceparent'
 """)
 
+# Whatever was decided, no timer comes out of here due: it would be found again at once, and again, for ever.
 _SETTLE_TIMERS = text("""
     UPDATE workflow_instance SET timer_tries = 0, timer_claimed_until = NULL,
-        next_timer_at = CASE WHEN finished THEN NULL
-            ELSE COALESCE(CAST(document ->> 'next_timer_at' AS timestamptz), next_timer_at) END
+        next_timer_at = CASE
+            WHEN finished THEN NULL
+            WHEN CAST(document ->> 'next_timer_at' AS timestamptz) > now()
+            THEN CAST(document ->> 'next_timer_at' AS timestamptz)
+            ELSE now() + make_interval(secs => :again) END
     WHERE saga_id = ANY(CAST(:sagas AS text[]))
 """)
 
@@ -91,7 +100,7 @@ class Timers:
         return self._processes.give_up(state, f"its timer cannot be dealt with: {error}", context)
 
     async def settle(self, connection: AsyncConnection, rows: Sequence[RowInput[str, DueTimer]]) -> None:
-        await connection.execute(_SETTLE_TIMERS, {"sagas": sorted(row.key for row in rows)})
+        await connection.execute(_SETTLE_TIMERS, {"sagas": sorted(row.key for row in rows), "again": LOOK_AGAIN_SECONDS})
 
 
 class Acts:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from orchestrator.api import routes
 from orchestrator.catalogue import Catalogue
 from orchestrator.definition import load_all
+from orchestrator.instance import State
 from orchestrator.settings import Settings
 from orchestrator.wiring import build
 from tests.integration.orchestrator.test_processes import SAGA, Desk, engine, message, play
@@ -49,8 +50,8 @@ async def client(engine: AsyncEngine, settings: Settings) -> AsyncIterator[httpx
         yield client
 
 
-async def cancel(client: httpx2.AsyncClient, desk: Desk) -> httpx2.Response:
-    asked = asyncio.create_task(client.post(f"/internal/sagas/{SAGA}/cancel", json=ASKED))
+async def cancel(client: httpx2.AsyncClient, desk: Desk, saga: str = SAGA) -> httpx2.Response:
+    asked = asyncio.create_task(client.post(f"/internal/sagas/{saga}/cancel", json=ASKED))
     async with asyncio.timeout(5):
         while not asked.done():
             await play(desk, await desk.look_at_rows())
@@ -149,6 +150,60 @@ async def test_a_cancellation_in_time_is_accepted_and_one_after_the_end_refused(
     assert first.status_code == 202
     assert second.status_code == 409
     assert second.json()["detail"] == "It cannot be cancelled: the process is cancelled."
+
+
+async def test_a_process_is_cancelled_by_its_order_too(client: httpx2.AsyncClient, desk: Desk) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+
+    answer = await cancel(client, desk, ORDER_ID)
+
+    assert answer.status_code == 202
+    assert (await desk.instance()).state is State.CANCELLED
+
+
+async def test_a_process_that_has_not_begun_is_cancelled_and_stays_so(client: httpx2.AsyncClient, desk: Desk) -> None:
+    answer = await cancel(client, desk)
+    sent = await desk.hear(message("orders.order-accepted.v1"))
+
+    assert answer.status_code == 202
+    assert [row.type for row in sent] == ["orders.order-cancelled.v1"]
+
+
+async def test_a_cancellation_past_the_pivot_is_refused_with_the_reason(client: httpx2.AsyncClient, desk: Desk) -> None:
+    await play(desk, await desk.hear(message("orders.order-accepted.v1")))
+
+    answer = await cancel(client, desk)
+
+    assert answer.status_code == 409
+    assert answer.json()["detail"] == "It cannot be cancelled: the process is completed."
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"reason": "changed their mind"},
+        {**ASKED, "reason": "   "},
+        {**ASKED, "reason": "x" * 501},
+        {**ASKED, "reason": "a\x00b"},
+        {**ASKED, "actor": "mia"},
+        {**ASKED, "actor": "partner:acme\n"},
+        {**ASKED, "kind": "pause"},
+    ],
+    ids=["nothing", "nobody", "blank", "long", "nul", "actor-without-kind", "actor-with-newline", "unknown-field"],
+)
+async def test_a_cancellation_that_is_not_well_formed_asks_for_nothing(
+    client: httpx2.AsyncClient, desk: Desk, asked: dict[str, str]
+) -> None:
+    answer = await client.post(f"/internal/sagas/{SAGA}/cancel", json=asked)
+
+    assert answer.status_code == 422
+    assert await desk.rows("SELECT act_id FROM operator_act") == []
+
+
+@pytest.mark.parametrize("name", ["workflow", "partner", "subject", "owner"])
+async def test_a_filter_that_no_row_can_have_is_refused(client: httpx2.AsyncClient, name: str) -> None:
+    assert (await client.get("/internal/sagas", params={name: "a\x00b"})).status_code == 422
 
 
 async def test_a_cancellation_that_nobody_decides_in_time_is_neither(client: httpx2.AsyncClient, desk: Desk) -> None:

@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from contracts.envelope import STRUCTURED, Envelope
-from infra.chassis.batch import Batch
+from infra.chassis.batch import Batch, BatchResult
 from infra.chassis.decoding import Raw
+from infra.chassis.errors import Permanent
+from infra.chassis.hot_connection import HotConnection
 from infra.chassis.outbox import OutboxRow, new_id
 from infra.chassis.schema import async_url, upgrade
 from infra.chassis.service import Consumer, Service
@@ -52,7 +55,7 @@ class Desk:
     async def hear(self, *messages: Raw) -> list[OutboxRow]:
         arrivals = [self.batch.admit(message, datetime.now(UTC), tag=number) for number, message in enumerate(messages)]
         async with self.engine.begin() as connection:
-            result = await self.batch.handle(connection, arrivals)
+            result = await self._handle(connection, arrivals)
         return self._keep(result)
 
     async def look_at_rows(self) -> list[OutboxRow]:
@@ -61,10 +64,17 @@ class Desk:
             async with self.engine.begin() as connection:
                 rows += [(source, row) for row in await source.claim(connection, 100)]
         async with self.engine.begin() as connection:
-            result = await self.batch.handle(connection, (), (), rows)
+            result = await self._handle(connection, (), (), rows)
         return self._keep(result)
 
-    def _keep(self, result: Any) -> list[OutboxRow]:
+    async def _handle(self, connection: AsyncConnection, *inputs: Any) -> BatchResult:
+        """As the loop does it: statements go to the driver itself, and unread writes are sent together."""
+        direct = HotConnection(connection)
+        result = await self.batch.handle(cast("AsyncConnection", direct), *inputs)
+        await direct.flush()
+        return result
+
+    def _keep(self, result: BatchResult) -> list[OutboxRow]:
         self.outgoing += result.rows
         self.outcomes += result.outcomes
         return list(result.rows)
@@ -244,6 +254,29 @@ async def test_an_act_is_decided_by_the_loop_and_leaves_its_verdict(desk: Desk) 
     assert late == []
 
 
+async def test_an_act_that_this_version_does_not_know_is_refused_and_the_process_goes_on(desk: Desk) -> None:
+    started = await desk.hear(message("orders.order-accepted.v1"))
+    before = await desk.instance()
+    await ask(desk, "act-1", kind="pause")
+
+    await desk.look_at_rows()
+
+    assert await desk.instance() == before
+    assert [(kind, state) for kind, state in await desk.rows("SELECT kind, state FROM operator_act")] == [("pause", "refused")]
+    await play(desk, started)
+    assert (await desk.instance()).state is State.COMPLETED
+
+
+async def test_a_process_whose_id_would_hide_its_answers_never_begins(desk: Desk) -> None:
+    heard = message("orders.order-accepted.v1")
+    envelope = json.loads(heard.body) | {"correlationid": "a:b"}
+
+    with pytest.raises(Permanent, match="colon"):
+        await desk.hear(replace(heard, body=json.dumps(envelope).encode()))
+
+    assert await desk.rows("SELECT saga_id FROM workflow_instance") == []
+
+
 async def test_a_cancellation_before_its_start_is_announced_by_the_start(desk: Desk) -> None:
     await ask(desk, "act-1")
     assert await desk.look_at_rows() == []
@@ -332,6 +365,74 @@ async def test_a_process_on_a_version_that_is_not_understood_is_left_to_a_newer_
     assert (await desk.rows("SELECT state FROM operator_act")) == [("refused",)]
 
 
+async def test_a_timer_left_to_a_newer_replica_keeps_what_that_one_wrote_and_is_not_found_again_at_once(desk: Desk) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+    written = {"version": 2, "held": {"by": "a newer replica"}, "next_timer_at": "2020-01-01T00:00:00+00:00"}
+    async with desk.engine.begin() as connection:
+        await connection.execute(
+            text(
+                "UPDATE workflow_instance SET version = 2, next_timer_at = now() - interval '1 hour',"
+                " document = CAST(CAST(document AS jsonb) || CAST(:written AS jsonb) AS json)"
+            ),
+            {"written": json.dumps(written)},
+        )
+    before = await desk.rows("SELECT CAST(document AS text) FROM workflow_instance")
+
+    await desk.look_at_rows()
+    claimed = len(desk.outcomes)
+    await desk.look_at_rows()
+
+    assert await desk.rows("SELECT CAST(document AS text) FROM workflow_instance") == before
+    rows = await desk.rows(
+        "SELECT next_timer_at > now(), next_timer_at < now() + interval '1 minute', timer_tries, timer_claimed_until"
+        " FROM workflow_instance"
+    )
+    assert rows == [(True, True, 0, None)]
+    assert len(desk.outcomes) == claimed
+    async with desk.engine.begin() as connection:
+        # Where there is no newer replica, the process is overdue although its timer has been moved on.
+        assert [one.id for one in await reconcile(connection)] == [SAGA]
+
+
+async def test_a_reason_that_the_database_cannot_read_stops_no_timer(desk: Desk) -> None:
+    started = await desk.hear(message("orders.order-accepted.v1"))
+    await desk.hear(answer_to(started[1]))
+    refused = message(
+        "pricing.order-not-priced.v1", operation_id=f"{SAGA}:price", reasons=[{"code": "no-price", "detail": "a\x00b"}]
+    )
+    released = await desk.hear(refused)
+    await desk.make_due()
+
+    await desk.look_at_rows()
+
+    assert [row.type for row in released] == ["inventory.release-stock.v1"]
+    assert desk.outcomes[-1] == ("timers", "handled")
+    assert (await desk.instance()).reasons[0].detail == "a\ufffdb"
+
+
+async def test_a_timer_that_was_decided_is_armed_for_the_moment_that_its_process_wants(desk: Desk) -> None:
+    await desk.hear(message("orders.order-accepted.v1"))
+    await desk.make_due()
+
+    await desk.look_at_rows()
+
+    armed = (
+        "SELECT next_timer_at = CAST(document ->> 'next_timer_at' AS timestamptz), next_timer_at > now() FROM workflow_instance"
+    )
+    assert await desk.rows(armed) == [(True, True)]
+
+
+async def test_a_message_brings_forward_a_timer_that_lies_behind_what_its_process_wants(desk: Desk) -> None:
+    started = await desk.hear(message("orders.order-accepted.v1"))
+    async with desk.engine.begin() as connection:
+        await connection.execute(text("UPDATE workflow_instance SET next_timer_at = now() + interval '1 hour'"))
+
+    await desk.hear(answer_to(started[0]))
+
+    rows = await desk.rows("SELECT next_timer_at < now() + interval '1 minute' FROM workflow_instance")
+    assert rows == [(True,)]
+
+
 async def test_a_batch_costs_the_same_number_of_statements_however_large_it_is(desk: Desk) -> None:
     async def statements(count: int) -> int:
         keys = [f"saga-{count}-{number}" for number in range(count)]
@@ -356,14 +457,14 @@ async def test_reconciliation_names_a_process_that_nobody_has_looked_at(desk: De
     assert [(one.kind, one.id) for one in found] == [("unanswered", SAGA)]
 
 
-async def ask(desk: Desk, act_id: str) -> None:
+async def ask(desk: Desk, act_id: str, kind: str = "cancel") -> None:
     async with desk.engine.begin() as connection:
         await connection.execute(
             text(
                 "INSERT INTO operator_act (act_id, saga_id, kind, reason, actor) "
-                "VALUES (:act, :saga, 'cancel', 'why not', 'operator:mia')"
+                "VALUES (:act, :saga, :kind, 'why not', 'operator:mia')"
             ),
-            {"act": act_id, "saga": SAGA},
+            {"act": act_id, "saga": SAGA, "kind": kind},
         )
 
 

@@ -140,6 +140,15 @@ def test_a_refusal_without_reasons_is_named_after_its_message() -> None:
     assert play.instance.reasons[0].code == "stock-short"
 
 
+def test_a_reason_that_no_database_takes_is_told_without_its_nul() -> None:
+    play = Play(FULFIL)
+    play.start()
+    answer(play, "reserve-stock", "inventory.stock-short.v1", reasons=[{"code": "short", "detail": "a\x00b"}])
+    play.run()
+
+    assert [reason["detail"] for reason in play.events[-1].message.model_dump()["reasons"]] == ["a\ufffdb"]
+
+
 def test_a_resemblance_counts_as_refused_in_version_one() -> None:
     play = Play(FULFIL)
     play.start()
@@ -204,6 +213,35 @@ def test_an_undo_whose_mapping_fails_is_stuck_with_its_own_owner() -> None:
     assert play.instance.state is State.STUCK
     assert play.instance.stuck is not None
     assert play.instance.stuck.owner == "warehouse"
+
+
+def test_when_one_of_two_failed_undos_is_answered_the_owner_of_the_other_hears_of_it() -> None:
+    play = Play(FULFIL).run(do={"ship": "refused"}, undo={"reserve-stock": None, "reserve-credit": None})
+    assert play.instance.stuck is not None
+    assert play.instance.stuck.owner == "warehouse"
+    play.now += timedelta(minutes=1)
+
+    answer(play, "reserve-stock", "inventory.stock-released.v1")
+
+    assert play.instance.state is State.STUCK
+    assert play.instance.stuck is not None
+    assert play.instance.stuck.owner == "finance"
+    assert "reserve-credit" in play.instance.stuck.reason
+    assert play.instance.next_timer_at == play.now + timedelta(minutes=15)
+    answer(play, "reserve-credit", "credit.credit-released.v1")
+    play.owners["reserve-stock"].undo = play.owners["reserve-credit"].undo = "done"
+    play.check_end(State.REFUSED)
+
+
+def test_the_owner_who_was_told_stays_when_the_undo_of_another_is_answered() -> None:
+    play = Play(FULFIL).run(do={"ship": "refused"}, undo={"reserve-stock": None, "reserve-credit": None})
+    told = play.instance.stuck
+    play.now += timedelta(minutes=1)
+
+    answer(play, "reserve-credit", "credit.credit-released.v1")
+
+    assert play.instance.state is State.STUCK
+    assert play.instance.stuck == told
 
 
 def test_an_end_that_cannot_be_told_freezes_and_keeps_what_it_knows() -> None:
@@ -280,6 +318,26 @@ def test_a_frozen_process_waits_for_a_person_and_reminds_its_owner() -> None:
     assert not play.cancel().accepted
     play.tick()
     assert play.kinds[-1] == "alert"
+
+
+def test_a_process_that_was_frozen_while_it_unwound_sends_no_undo_and_still_reminds_its_owner() -> None:
+    play = Play(FULFIL)
+    play.start()
+    play.cancel()
+    assert any(entry.due_at is not None for entry in play.instance.plan)
+    play.instance = freeze(play.instance, "its timer raised", now=play.now).instance
+    before = play.instance
+
+    for _ in range(3):
+        made = play.tick()
+        assert made.accepted
+        assert not made.messages
+        assert made.next_timer_at is not None
+        assert made.next_timer_at > play.now
+
+    assert play.instance.plan == before.plan
+    assert play.kinds[-3:] == ["alert"] * 3
+    assert [wait.direction for wait in waits_for(FULFIL, play.instance)] == ["person"]
 
 
 def test_a_process_at_rest_is_not_frozen() -> None:

@@ -3,6 +3,8 @@
 import json
 from datetime import UTC, datetime
 
+import pytest
+
 from orchestrator.instance import (
     Cancellation,
     Compensation,
@@ -44,6 +46,27 @@ def test_it_comes_back_as_it_was() -> None:
     assert Instance.from_bytes(FULL.to_bytes()) == FULL
     assert Instance.from_bytes(FULL.to_bytes().decode()) == FULL
     assert Instance.from_bytes(Instance("s-2").to_bytes()) == Instance("s-2")
+
+
+@pytest.mark.parametrize(
+    ("said", "stored"),
+    [
+        ("a\x00b", "a\ufffdb"),
+        ("\x00\x00", "\ufffd\ufffd"),
+        ("\\\x00", "\\\ufffd"),
+        ("\\u0000", "\\u0000"),
+        ("\\\\u0000\x00", "\\\\u0000\ufffd"),
+    ],
+    ids=["one", "two", "after-a-backslash", "its-name-only", "after-its-name"],
+)
+def test_a_character_that_the_database_cannot_read_is_replaced(said: str, stored: str) -> None:
+    instance = Instance("s-3", input={"name": said}, reasons=(Reason("no", said),))
+
+    body = instance.to_bytes()
+
+    read = Instance.from_bytes(body)
+    assert read.reasons == (Reason("no", stored),)
+    assert read.input == {"name": stored}
 
 
 def test_states_are_stored_by_name_and_defaults_not_at_all() -> None:
