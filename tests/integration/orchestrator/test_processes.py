@@ -16,7 +16,7 @@ from contracts.envelope import STRUCTURED, Envelope
 from infra.chassis.batch import Batch, BatchResult
 from infra.chassis.decoding import Raw
 from infra.chassis.errors import Permanent
-from infra.chassis.hot_connection import HotConnection
+from infra.chassis.hot_connection import hot_transaction
 from infra.chassis.outbox import OutboxRow, new_id
 from infra.chassis.schema import async_url, upgrade
 from infra.chassis.service import Consumer, Service
@@ -54,25 +54,18 @@ class Desk:
 
     async def hear(self, *messages: Raw) -> list[OutboxRow]:
         arrivals = [self.batch.admit(message, datetime.now(UTC), tag=number) for number, message in enumerate(messages)]
-        async with self.engine.begin() as connection:
-            result = await self._handle(connection, arrivals)
-        return self._keep(result)
+        return self._keep(await self._handle(arrivals))
 
     async def look_at_rows(self) -> list[OutboxRow]:
         rows = []
         for source in self.consumer.sources:
             async with self.engine.begin() as connection:
                 rows += [(source, row) for row in await source.claim(connection, 100)]
-        async with self.engine.begin() as connection:
-            result = await self._handle(connection, (), (), rows)
-        return self._keep(result)
+        return self._keep(await self._handle((), (), rows))
 
-    async def _handle(self, connection: AsyncConnection, *inputs: Any) -> BatchResult:
-        """As the loop does it: statements go to the driver itself, and unread writes are sent together."""
-        direct = HotConnection(connection)
-        result = await self.batch.handle(cast("AsyncConnection", direct), *inputs)
-        await direct.flush()
-        return result
+    async def _handle(self, *inputs: Any) -> BatchResult:
+        async with hot_transaction(self.engine) as connection:
+            return await self.batch.handle(cast("AsyncConnection", connection), *inputs)
 
     def _keep(self, result: BatchResult) -> list[OutboxRow]:
         self.outgoing += result.rows
