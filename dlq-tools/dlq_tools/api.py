@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import to_json
 
+from contracts.registry import queues
 from dlq_tools import acts
 from dlq_tools.acts import Author, Done, Selection, TooMany
 from dlq_tools.adapters import postgres
@@ -17,6 +18,7 @@ from dlq_tools.adapters.postgres import Filters
 from dlq_tools.domain import HistoryEntry, State
 from dlq_tools.personal import mask_body
 from dlq_tools.settings import Settings
+from infra.broker.topology import DEAD_SUFFIX
 from infra.chassis.port import operators_only
 from infra.chassis.process import Runtime
 
@@ -87,6 +89,8 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
         include_in_schema=False,
     )
 
+    dead_queues = [queue + DEAD_SUFFIX for queue in queues()]
+
     @router.get("/dead-letters")
     async def list_dead_letters(
         queue: Name | None = None,
@@ -100,6 +104,26 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
         filters = Filters(None, queue, type, group, state, since, correlation_id)
         async with runtime.engine.connect() as connection:
             return _json(await postgres.items(connection, filters, min(limit, settings.list_items_max)))
+
+    @router.get("/dead-letter-identities")
+    async def list_identities(
+        since: AwareDatetime | None = None,
+        after: Name | None = None,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    ) -> Response:
+        """All dead letters, a page at a time: `after` is what the next page is asked for with, None after the last."""
+        async with runtime.engine.connect() as connection:
+            found = await postgres.identities(connection, since, after or "", limit)
+        return _json({"letters": found, "after": found[-1]["id"] if len(found) == limit else None})
+
+    @router.get("/dead-queues")
+    async def list_dead_queues() -> Response:
+        """How many messages wait for the collector, by queue."""
+        try:
+            depths = {name: (await runtime.consumption.depth(name))[0] for name in dead_queues}
+        except ConnectionError as error:
+            raise HTTPException(503, str(error)) from error
+        return _json(depths)
 
     @router.get("/dead-letters/{letter}")
     async def show_dead_letter(letter: Name) -> Response:

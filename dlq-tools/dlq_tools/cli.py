@@ -8,11 +8,12 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import wraps
+from inspect import Signature, signature
 from typing import Annotated, Any, Final, NoReturn, ParamSpec
 
 import typer
@@ -116,6 +117,99 @@ def speaks(command: Callable[P, int]) -> Callable[P, None]:
     return run
 
 
+@dataclass(frozen=True, slots=True)
+class Act:
+    """A change of dead letters: looked at first, confirmed, then done."""
+
+    desk: Desk
+    name: str
+    selection: dict[str, Any]
+    reason: str
+    actor: str
+
+    def carry_out(self, *, yes: bool, dry_run: bool, as_json: bool) -> dict[str, Any]:
+        """What the desk did. Raises NotFound when nothing matches. Nobody at a terminal and no --yes is a wrong usage."""
+        if not self.reason.strip():
+            raise typer.BadParameter("say why", param_hint="--reason")
+        if not dry_run and not yes:
+            would = self._ask(dry_run=True)
+            if would["items"]:
+                _confirm(
+                    f"{self.name.capitalize()} {would['items']} dead letter(s)?", yes=yes, as_json=as_json
+                )
+        made = self._ask(dry_run=dry_run)
+        if not made["items"] and not made["refused"]:
+            unknown = ", ".join(made["unknown"])
+            raise NotFound(
+                f"no dead letter {unknown}; see `dlq list`"
+                if unknown
+                else "no dead letter matches; see `dlq list`"
+            )
+        return made
+
+    def _ask(self, *, dry_run: bool) -> dict[str, Any]:
+        body = {"selection": self.selection, "reason": self.reason, "actor": self.actor, "dry_run": dry_run}
+        answer: dict[str, Any] = request(self.desk, "POST", f"/internal/dead-letters/{self.name}", json=body)
+        return answer
+
+
+def _act(
+    name: str,
+    reason: Reason,
+    ids: Ids = None,
+    queue: Queue = None,
+    type: Type = None,
+    group: Group = None,
+    state: OfState = None,
+    since: Since = None,
+    correlation_id: Correlation = None,
+    limit: Limit = None,
+    all: All = False,
+    actor: Actor = None,
+) -> Act:
+    """The act that these options ask for. Raises BadParameter for a selection of nothing, or of two kinds."""
+    filters = {
+        "queue": queue,
+        "type": type,
+        "group": group,
+        "state": state,
+        "since": _since(since),
+        "correlation_id": correlation_id,
+    }
+    given = {name: value for name, value in filters.items() if value is not None}
+    if not ids and not given and not all:
+        raise typer.BadParameter(
+            "select dead letters: by id, by filters such as --queue, or --all", param_hint="SELECTION"
+        )
+    if ids and (given or all):
+        raise typer.BadParameter("ids stand alone; leave out filters and --all", param_hint="SELECTION")
+    selection = {"ids": list(ids or ()), **given, "all": all, **({"limit": limit} if limit else {})}
+    desk = find_desk()
+    return Act(desk, name, selection, reason, actor or desk.actor)
+
+
+def acts(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Gives a command the options of `_act`, and as its first argument the act that they ask for.
+
+    Typer reads options from the signature, so the command shows one that is joined from both.
+    """
+    _, *asked = signature(_act).parameters.values()
+
+    def joined(command: Callable[..., int]) -> Callable[..., int]:
+        @wraps(command)
+        def run(**given: Any) -> int:
+            act = _act(name, **{option.name: given.pop(option.name) for option in asked})
+            return command(act, **given)
+
+        _, *own = signature(command).parameters.values()
+        options = [*asked, *own]
+        run.__dict__["__signature__"] = Signature(options)
+        run.__annotations__ = {option.name: option.annotation for option in options}
+        return run
+
+    return joined
+
+
 @app.command("list", epilog="Example: dlq list --queue credit.commands --state open --since 24h")
 @speaks
 def list_dead_letters(
@@ -183,17 +277,9 @@ def show(
 
 @app.command(epilog='Example: dlq replay dl_0a1b2c3d4e5f --reason "limit service is back" --wait --yes')
 @speaks
+@acts("replay")
 def replay(
-    reason: Reason,
-    ids: Ids = None,
-    queue: Queue = None,
-    type: Type = None,
-    group: Group = None,
-    state: OfState = None,
-    since: Since = None,
-    correlation_id: Correlation = None,
-    limit: Limit = None,
-    all: All = False,
+    act: Act,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until each item is resolved or has failed again.")
     ] = False,
@@ -202,16 +288,12 @@ def replay(
     ] = 60.0,
     yes: Yes = False,
     dry_run: DryRun = False,
-    actor: Actor = None,
     as_json: Json = False,
 ) -> int:
     """Send dead letters to their queues again. What was handled already is not done twice."""
-    selection = _selection(ids, queue, type, group, state, since, correlation_id, limit, all)
-    desk = find_desk()
-    act = Act(desk, "replay", selection, reason, actor or desk.actor)
     made = act.carry_out(yes=yes, dry_run=dry_run, as_json=as_json)
     if wait and made["campaign"]:
-        made = {**made, **_await_results(desk, made["campaign"], timeout)}
+        made = {**made, **_await_results(act.desk, made["campaign"], timeout)}
     if as_json:
         _print(made)
     else:
@@ -222,28 +304,15 @@ def replay(
 
 @app.command(epilog='Example: dlq discard --group g_0a1b2c3d --reason "test orders" --yes')
 @speaks
+@acts("discard")
 def discard(
-    reason: Reason,
-    ids: Ids = None,
-    queue: Queue = None,
-    type: Type = None,
-    group: Group = None,
-    state: OfState = None,
-    since: Since = None,
-    correlation_id: Correlation = None,
-    limit: Limit = None,
-    all: All = False,
+    act: Act,
     yes: Yes = False,
     dry_run: DryRun = False,
-    actor: Actor = None,
     as_json: Json = False,
 ) -> int:
     """Give dead letters up. They stay on record, and open again if they fail again."""
-    selection = _selection(ids, queue, type, group, state, since, correlation_id, limit, all)
-    desk = find_desk()
-    made = Act(desk, "discard", selection, reason, actor or desk.actor).carry_out(
-        yes=yes, dry_run=dry_run, as_json=as_json
-    )
+    made = act.carry_out(yes=yes, dry_run=dry_run, as_json=as_json)
     if as_json:
         _print(made)
     else:
@@ -335,42 +404,6 @@ def retry_now(
     return NOTHING_MATCHED if not moved else SOME_FAILED if unknown else DONE
 
 
-@dataclass(frozen=True, slots=True)
-class Act:
-    """A change of dead letters: looked at first, confirmed, then done."""
-
-    desk: Desk
-    name: str
-    selection: dict[str, Any]
-    reason: str
-    actor: str
-
-    def carry_out(self, *, yes: bool, dry_run: bool, as_json: bool) -> dict[str, Any]:
-        """What the desk did. Raises NotFound when nothing matches. Nobody at a terminal and no --yes is a wrong usage."""
-        if not self.reason.strip():
-            raise typer.BadParameter("say why", param_hint="--reason")
-        if not dry_run and not yes:
-            would = self._ask(dry_run=True)
-            if would["items"]:
-                _confirm(
-                    f"{self.name.capitalize()} {would['items']} dead letter(s)?", yes=yes, as_json=as_json
-                )
-        made = self._ask(dry_run=dry_run)
-        if not made["items"] and not made["refused"]:
-            unknown = ", ".join(made["unknown"])
-            raise NotFound(
-                f"no dead letter {unknown}; see `dlq list`"
-                if unknown
-                else "no dead letter matches; see `dlq list`"
-            )
-        return made
-
-    def _ask(self, *, dry_run: bool) -> dict[str, Any]:
-        body = {"selection": self.selection, "reason": self.reason, "actor": self.actor, "dry_run": dry_run}
-        answer: dict[str, Any] = request(self.desk, "POST", f"/internal/dead-letters/{self.name}", json=body)
-        return answer
-
-
 def _code(made: dict[str, Any], *, failed: bool) -> int:
     if not made["items"]:
         return REFUSED
@@ -388,35 +421,6 @@ def _await_results(desk: Desk, campaign: str, seconds: float) -> dict[str, Any]:
                 for name in ("items", "resolved", "failed_again", "pending", "state", "results")
             }
         time.sleep(min(POLL_SECONDS, max(deadline - time.monotonic(), 0.0)))
-
-
-def _selection(
-    ids: Sequence[str] | None,
-    queue: str | None,
-    type: str | None,
-    group: str | None,
-    state: str | None,
-    since: str | None,
-    correlation_id: str | None,
-    limit: int | None,
-    all: bool,
-) -> dict[str, Any]:
-    filters = {
-        "queue": queue,
-        "type": type,
-        "group": group,
-        "state": state,
-        "since": _since(since),
-        "correlation_id": correlation_id,
-    }
-    given = {name: value for name, value in filters.items() if value is not None}
-    if not ids and not given and not all:
-        raise typer.BadParameter(
-            "select dead letters: by id, by filters such as --queue, or --all", param_hint="SELECTION"
-        )
-    if ids and (given or all):
-        raise typer.BadParameter("ids stand alone; leave out filters and --all", param_hint="SELECTION")
-    return {"ids": list(ids or ()), **given, "all": all, **({"limit": limit} if limit else {})}
 
 
 _AGE: Final = re.compile(r"^(\d{1,5})([smhd])$")

@@ -10,7 +10,6 @@ from typing import Any, Final
 import httpx2
 
 REQUEST_SECONDS_MAX: Final = 30.0
-LISTED_PROCESSES_MAX: Final = 50
 
 
 class Unreachable(Exception):
@@ -54,7 +53,8 @@ def find_desk() -> Desk:
             f"the {missing} of the failure desk is not known ({home / 'addresses.json'} does not have it). Start the system with: tutti up"
             "\nor set TUTTI_DEADLETTERS_URL and TUTTI_OPERATOR_TOKEN"
         )
-    return Desk(str(url).rstrip("/"), token, actor, _processes(home))
+    processes = {str(name): str(one) for name, one in addresses.get("services", {}).items()}
+    return Desk(str(url).rstrip("/"), token, actor, processes)
 
 
 def request(desk: Desk, method: str, path: str, **options: Any) -> Any:
@@ -122,15 +122,6 @@ def _project_home() -> Path:
     """`.tutti` of the project that this is installed from, or of the working directory."""
     project = Path(__file__).resolve().parents[2]
     return (project if (project / "pyproject.toml").is_file() else Path.cwd()) / ".tutti"
-
-
-def _processes(home: Path) -> dict[str, str]:
-    rows = _read(home / "status.json").get("processes", [])
-    return {
-        row["name"]: f"http://127.0.0.1:{row['port']}"
-        for row in rows[:LISTED_PROCESSES_MAX]
-        if row.get("port") and row.get("name") not in ("broker", "database")
-    }
 
 
 def _read(path: Path) -> dict[str, Any]:

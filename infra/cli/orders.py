@@ -11,8 +11,6 @@ import typer
 
 from infra.cli.output import (
     DONE,
-    NOTHING_MATCHED,
-    REFUSED,
     SOME_FAILED,
     USAGE,
     Json,
@@ -23,6 +21,7 @@ from infra.cli.output import (
     print_json,
     print_table,
     request,
+    unless_refused,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Orders, as their partner sees them.")
@@ -75,13 +74,13 @@ def _key(found: Mapping[str, Any], partner: str) -> str:
     return str(known[partner]["api_key"])
 
 
+def _missing(partner: str, order_id: str) -> str:
+    return f"{partner} has no order {order_id}; `--partner` names another, `tutti saga list` shows all"
+
+
 def _order(found: Mapping[str, Any], partner: str, order_id: str) -> dict[str, Any]:
     response = request("GET", f"{found['ingress']}/v1/orders/{order_id}", _key(found, partner))
-    if response.status_code == 404:
-        fail(NOTHING_MATCHED, f"{partner} has no order {order_id}; `--partner` names another, `tutti saga list` shows all")
-    if response.is_error:
-        fail(SOME_FAILED, detail(response))
-    order: dict[str, Any] = response.json()
+    order: dict[str, Any] = unless_refused(response, _missing(partner, order_id)).json()
     return order
 
 
@@ -120,14 +119,9 @@ def cancel(order_id: str, partner: Partner = "acme", as_json: Json = False) -> N
     """Ask for an order to be cancelled; exit code 4 when it is too late."""
     found = addresses()
     response = request("POST", f"{found['ingress']}/v1/orders/{order_id}/cancel", _key(found, partner))
-    if response.status_code == 404:
-        fail(NOTHING_MATCHED, f"{partner} has no order {order_id}")
     if as_json:
         print_json({"http_status": response.status_code, **(response.json() if response.content else {})})
-    if response.status_code == 409:
-        fail(REFUSED, detail(response))
-    if response.is_error:
-        fail(SOME_FAILED, detail(response))
+    unless_refused(response, _missing(partner, order_id))
 
 
 def _print(order: Mapping[str, Any]) -> None:

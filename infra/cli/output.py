@@ -90,6 +90,15 @@ def request(method: str, url: str, token: str, **arguments: Any) -> httpx2.Respo
     return response
 
 
+def unless_refused(response: httpx2.Response, missing: str | None = None) -> httpx2.Response:
+    """The answer, where it is none of refusal. Ends the command with 3 for 404 (saying `missing`), 4 for 409, 2 for 422, else 1."""
+    if response.status_code == 404:
+        fail(NOTHING_MATCHED, missing or detail(response))
+    if response.is_error:
+        fail({409: REFUSED, 422: USAGE}.get(response.status_code, SOME_FAILED), detail(response))
+    return response
+
+
 def detail(response: httpx2.Response) -> str:
     """What a problem document, or any other error answer, says."""
     try:

@@ -3,6 +3,7 @@
 emitted ──> outbox? ──> in the receiver's inbox? ──> retry, dead letter, still in the queue? ──> else: undelivered
 accepted order ──> has a process? ──> else: lost                operation ──> outcome, or a reason for none? ──> else: unanswered
 effect ──> belongs to a known process? ──> else: unexplained    service's own sums ──> doubled, unexplained
+given up by its receiver ──> has a dead letter, or one is on its way? ──> else: lost
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 from contracts.message import owner_of
 from contracts.registry import FAILURE_DESK, REGISTRY
+from infra.broker.topology import DEAD_SUFFIX
 
 ACCEPTED: Final = "orders.order-accepted.v1"
 DEAD_LETTER: Final = "dead-letter"
@@ -19,11 +21,12 @@ KINDS: Final = ("lost", "doubled", "unanswered", "undelivered", "unexplained")
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the processes said. `facts` by service; `sagas` as listed by the orchestrator; `dead` as (queue, message id) pairs
-    and `dead_operations` of dead letters that are not resolved; `depths` are ready messages by queue."""
+    """What the processes said. `facts` by service; `sagas` as listed by the orchestrator; `letters` as (queue, message id) pairs
+    of all dead letters; of those that are not resolved `dead` and `dead_operations`; `depths` are ready messages by queue."""
 
     facts: Mapping[str, Mapping[str, Any]]
     sagas: Sequence[Mapping[str, Any]]
+    letters: frozenset[tuple[str, str]] = frozenset()
     dead: frozenset[tuple[str, str]] = frozenset()
     dead_operations: frozenset[str] = frozenset()
     depths: Mapping[str, int] = field(default_factory=dict)
@@ -44,7 +47,7 @@ class Doubt:
 
 def doubts(evidence: Evidence) -> list[Doubt]:
     """Everything that does not fit now. Messages on their way fit for a moment only: ask twice and keep what is in both."""
-    return [*_lost(evidence), *_undelivered(evidence), *_operations(evidence), *_findings(evidence)]
+    return [*_lost(evidence), *_given_up(evidence), *_undelivered(evidence), *_operations(evidence), *_findings(evidence)]
 
 
 def summary(evidence: Evidence, found: Sequence[Doubt]) -> dict[str, Any]:
@@ -70,6 +73,21 @@ def _lost(evidence: Evidence) -> list[Doubt]:
     ]
 
 
+def _given_up(evidence: Evidence) -> list[Doubt]:
+    """An inbox row that says `dead` is a claim. It holds with a dead letter, whatever became of that, or with one on its way."""
+    found = []
+    for service, facts in evidence.facts.items():
+        # The row of a dead letter does not say of which message: while one waits, each of the service's may be the one.
+        leaving = any(wire_name == DEAD_LETTER and not parked for _, wire_name, parked, _ in facts["outbox"])
+        for queue, message_id, state in facts["inbox"]:
+            if state != "dead" or leaving or (queue, message_id) in evidence.letters:
+                continue
+            if evidence.depths.get(queue + DEAD_SUFFIX, 0) == 0:
+                detail = f"{queue} gave this message up, and the failure desk has no dead letter of it"
+                found.append(Doubt("lost", message_id, detail, f"tutti logs {service}"))
+    return found
+
+
 def _undelivered(evidence: Evidence) -> list[Doubt]:
     waiting_again = {(row[0], row[1]) for facts in evidence.facts.values() for row in facts["retries"]}
     received = {
@@ -82,13 +100,14 @@ def _undelivered(evidence: Evidence) -> list[Doubt]:
     for service, facts in evidence.facts.items():
         waiting = {row[0]: row for row in facts["outbox"]}
         for message_id, wire_name, operation_id, _ in facts["emitted"]:
-            # A replay carries the id of its first delivery, which is looked for under its first sender.
-            if wire_name == DEAD_LETTER or (service == FAILURE_DESK and owner_of(wire_name) != FAILURE_DESK):
-                continue
             if (row := waiting.get(message_id)) is not None:
                 if row[2]:
                     detail = f"{wire_name} is parked in the outbox of {service}: the broker refuses it"
                     found.append(Doubt("undelivered", message_id, detail, f"tutti logs {service}"))
+                continue
+            # Whether a dead letter has arrived shows at the message that was given up.
+            # A replay carries the id of its first delivery, which is looked for under its first sender.
+            if wire_name == DEAD_LETTER or (service == FAILURE_DESK and owner_of(wire_name) != FAILURE_DESK):
                 continue
             entry = REGISTRY.get(wire_name)
             for queue in entry.receivers if entry else ():

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,8 @@ from infra.cli.sagas import PAGE_MAX, url_of
 ROUNDS_MAX = 10
 PAUSE_SECONDS = 1.0
 PAGES_MAX = 1000
+LETTERS_DAYS = 2
+RESOLVED = "resolved"
 
 
 def reconcile(
@@ -62,34 +65,46 @@ def gather(found: Mapping[str, Any]) -> Evidence:
     """
     token = token_of_operator(found)
     facts = {name: _get(f"{url}/internal/reconcile", token) for name, url in found["services"].items()}
-    letters = _get(
-        f"{found['dead_letters']}/internal/dead-letters?limit=1000&state=open&state=replaying&state=parked&state=discarded", token
-    )
+    letters = _letters(found, token)
+    unresolved = [one for one in letters if one["state"] != RESOLVED]
+    depths = {queue: depth for one in facts.values() for queue, depth in one.get("depths", {}).items()}
     return Evidence(
         facts=facts,
         sagas=_sagas(found, token),
-        dead=frozenset((one["queue"], one["message_id"]) for one in letters),
-        dead_operations=frozenset(one["operation_id"] for one in letters if one.get("operation_id")),
-        depths={queue: depth for one in facts.values() for queue, depth in one.get("depths", {}).items()},
+        letters=frozenset((one["queue"], one["message_id"]) for one in letters),
+        dead=frozenset((one["queue"], one["message_id"]) for one in unresolved),
+        dead_operations=frozenset(one["operation_id"] for one in unresolved if one["operation_id"]),
+        depths=depths | _get(f"{found['dead_letters']}/internal/dead-queues", token),
     )
 
 
 def _sagas(found: Mapping[str, Any], token: str) -> list[dict[str, Any]]:
-    sagas: list[dict[str, Any]] = []
-    after: str | None = None
+    return _all(url_of(found), token, "sagas", {})
+
+
+def _letters(found: Mapping[str, Any], token: str) -> list[dict[str, Any]]:
+    """Those that failed as long ago as the facts go back, and a day more for clocks that differ."""
+    since = datetime.now(UTC) - timedelta(days=LETTERS_DAYS)
+    return _all(f"{found['dead_letters']}/internal/dead-letter-identities", token, "letters", {"since": since.isoformat()})
+
+
+def _all(url: str, token: str, name: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Page after page of a list that is cut into pages by `after`."""
+    rows: list[dict[str, Any]] = []
+    after: Mapping[str, Any] = {}
     for _ in range(PAGES_MAX):
-        page = _get(url_of(found, f"?limit={PAGE_MAX}{f'&after={after}' if after else ''}"), token)
-        sagas += page["sagas"]
-        after = page["after"]
-        if after is None:
+        page = _get(url, token, {**parameters, "limit": PAGE_MAX, **after})
+        rows += page[name]
+        if page["after"] is None:
             break
+        after = {"after": page["after"]}
     else:
-        fail(SOME_FAILED, f"more than {PAGE_MAX * PAGES_MAX} processes; reconcile a shorter time")
-    return sagas
+        fail(SOME_FAILED, f"more than {PAGE_MAX * PAGES_MAX} {name}; reconcile a shorter time")
+    return rows
 
 
-def _get(url: str, token: str) -> Any:
-    response = request("GET", url, token)
+def _get(url: str, token: str, parameters: Mapping[str, Any] | None = None) -> Any:
+    response = request("GET", url, token, params=parameters)
     if response.is_error:
         fail(SOME_FAILED, f"{url}: {response.status_code} {response.text[:300]}")
     return response.json()

@@ -8,19 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from infra.cli.output import (
-    NOTHING_MATCHED,
     REFUSED,
-    SOME_FAILED,
     USAGE,
     Json,
     addresses,
     console,
-    detail,
     fail,
     print_json,
     print_table,
     request,
     token_of_operator,
+    unless_refused,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Processes: where each one is, what it waits for, and what was done.")
@@ -46,9 +44,7 @@ def list_sagas(
     response = request(
         "GET", url_of(found), token_of_operator(found), params={k: v for k, v in parameters.items() if v is not None}
     )
-    if response.status_code == 422:
-        fail(USAGE, detail(response))
-    rows = response.json()["sagas"]
+    rows = unless_refused(response).json()["sagas"]
     if as_json:
         print_json(rows)
         return
@@ -66,12 +62,7 @@ def list_sagas(
 def show(saga: str, as_json: Json = False) -> None:
     """Show one process by its id or its order's id: timeline, what it waits for, what was undone."""
     found = addresses()
-    response = request("GET", url_of(found, f"/{saga}"), token_of_operator(found))
-    if response.status_code == 404:
-        fail(NOTHING_MATCHED, detail(response))
-    if response.is_error:
-        fail(SOME_FAILED, detail(response))
-    document = response.json()
+    document = unless_refused(request("GET", url_of(found, f"/{saga}"), token_of_operator(found))).json()
     if as_json:
         print_json(document)
     else:
@@ -91,17 +82,14 @@ def cancel(
     found = addresses()
     token = token_of_operator(found)
     if dry_run:
-        document = request("GET", url_of(found, f"/{saga}"), token).json()
+        document = unless_refused(request("GET", url_of(found, f"/{saga}"), token)).json()
         print_json({"would_cancel": saga, "state": document.get("state"), "steps": document.get("steps", [])})
         return
     confirm(yes, f"Cancel {saga} and undo what it did?")
     response = request("POST", url_of(found, f"/{saga}/cancel"), token, json={"reason": reason, "actor": f"operator:{actor}"})
     if as_json:
         print_json({"http_status": response.status_code, **response.json()})
-    if response.status_code == 409:
-        fail(REFUSED, detail(response))
-    if response.is_error:
-        fail(SOME_FAILED, detail(response))
+    unless_refused(response)
     if not as_json:
         console.print(f"{saga} is being cancelled; `tutti saga show {saga}` shows what is undone")
 

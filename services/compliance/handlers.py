@@ -55,10 +55,8 @@ def screen_parties(
         thresholds=thresholds,
     )
     answer = _answer(command.order_id, verdict)
-    # What was answered, not what was found: a review that nobody could hold is answered with a block.
-    outcome = Outcome.BLOCKED if isinstance(answer, PartiesBlocked) else verdict.outcome
     score = verdict.nearest.match.score if verdict.nearest else None
-    return Decision(lists, answer, facts=(_record(command, context, verdict.list_version, outcome, score),))
+    return Decision(lists, answer, facts=(_record(command, context, verdict.list_version, verdict.outcome, score),))
 
 
 def _parties(named: Sequence[NamedParty]) -> list[Party]:
@@ -70,11 +68,11 @@ def _answer(order_id: str, verdict: Verdict) -> PartiesCleared | PartiesBlocked 
     if verdict.outcome is Outcome.CLEARED:
         return PartiesCleared(order_id=order_id, list_version=verdict.list_version, best_match=nearest)
     reasons = _reasons(verdict)
-    # A review is a comparison with a listed party. Where there is none (a name that cannot be read), nobody can hold it.
-    if verdict.outcome is Outcome.BLOCKED or nearest is None:
+    if verdict.outcome is Outcome.BLOCKED:
         return PartiesBlocked(
             order_id=order_id, list_version=verdict.list_version, reasons=reasons, best_match=nearest
         )
+    # A name that cannot be read is for a person to judge, too, although there is no listed party to compare it with.
     return ReviewNeeded(
         order_id=order_id,
         list_version=verdict.list_version,

@@ -11,6 +11,7 @@ from tests.support.platform import Platform
 from tests.support.workload import Partner, orders
 
 OPERATION = "planted:reserve-credit"
+GIVEN_UP = "planted-without-a-dead-letter"
 
 
 async def test_planted_faults_are_found_and_nothing_else(fragile: Platform, history: History, seed: int) -> None:
@@ -39,7 +40,7 @@ async def test_planted_faults_are_found_and_nothing_else(fragile: Platform, hist
         assert any(one.startswith(sentence) for one in said), said
     document = json.loads(out)
     assert (code, document["ok"]) == (1, False)
-    assert [one["id"] for one in document["lost"]] == [lost["correlation_id"]]
+    assert [one["id"] for one in document["lost"]] == [lost["correlation_id"], GIVEN_UP]
     assert [one["id"] for one in document["undelivered"]] == [undelivered["message_id"]]
     assert OPERATION in [one["id"] for one in document["unanswered"]]
     assert "P-1/W-HAM" in [one["id"] for one in document["unexplained"]]
@@ -78,6 +79,9 @@ async def _plant(database: asyncpg.Connection, numbers: str) -> tuple[asyncpg.Re
         "CREATE TEMP TABLE kept_inbox AS SELECT * FROM credit.inbox WHERE message_id = '{}'".format(undelivered["message_id"])
     )
     await database.execute("DELETE FROM credit.inbox WHERE message_id = $1", undelivered["message_id"])
+    await database.execute(
+        "INSERT INTO credit.inbox (consumer, source, message_id, state) VALUES ('credit.events', '/erp', $1, 'dead')", GIVEN_UP
+    )
     return lost, doubled, undelivered
 
 
@@ -87,3 +91,4 @@ async def _repair(database: asyncpg.Connection) -> None:
     await database.execute(f"DELETE FROM credit.operation WHERE operation_id = '{OPERATION}'")
     await database.execute("UPDATE inventory.stock SET reserved = reserved - 1 WHERE sku = 'P-1' AND warehouse = 'W-HAM'")
     await database.execute("INSERT INTO credit.inbox SELECT * FROM kept_inbox")
+    await database.execute("DELETE FROM credit.inbox WHERE message_id = $1", GIVEN_UP)

@@ -1,4 +1,7 @@
-"""Every row of the POST table in docs/public-face.md, section 2, by a client that shares no code with the server."""
+"""Every row of the POST table in docs/public-face.md, section 2, by a client that shares no code with the server.
+
+The rows about limits are in test_limits.py.
+"""
 
 import asyncio
 import json
@@ -9,25 +12,11 @@ import httpx2
 import psutil
 import pytest
 
-from tests.support.partner import WAIT_SECONDS, finished, post
+from tests.support.partner import WAIT_SECONDS, assert_problem, finished, post
 from tests.support.platform import Platform
 from tests.support.workload import order
 
-PROBLEM = "application/problem+json"
 RACERS = 12
-
-
-def assert_problem(answer: httpx2.Response, status: int, code: str) -> dict[str, Any]:
-    """The one shape of every error."""
-    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (status, PROBLEM), answer.text
-    problem: dict[str, Any] = answer.json()
-    assert problem.keys() >= {"type", "title", "status", "detail", "instance", "correlation_id", "retryable"}
-    assert problem["status"] == status
-    assert problem["type"].rsplit("/", 1)[-1] == code
-    assert problem["correlation_id"] == answer.headers["x-correlation-id"]
-    assert answer.headers["ratelimit-policy"]
-    assert answer.headers["ratelimit"]
-    return problem
 
 
 async def raw(client: httpx2.AsyncClient, content: bytes, **headers: str) -> httpx2.Response:

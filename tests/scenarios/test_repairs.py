@@ -1,5 +1,7 @@
 """A step that fails for good, is repaired and sent again: once, however often it is sent."""
 
+import json
+
 import httpx2
 
 from tests.scenarios.conftest import CarrierDesk
@@ -16,6 +18,7 @@ async def test_an_order_survives_its_carriers_outage(platform: Platform, acme: h
 
     letter = await dead_letter(platform, "--correlation-id", saga_id)
     during = (await acme.get(f"/v1/orders/{order_id}")).json()
+    _, proof, _ = await platform.run("tutti", "reconcile", "--json")
     await carrier.behave()
     first = await replay(platform, letter["id"])
     document = await finished(acme, order_id)
@@ -26,6 +29,8 @@ async def test_an_order_survives_its_carriers_outage(platform: Platform, acme: h
         "transient",
     )
     assert during["status"] == "running"
+    # An open dead letter is a reason; what it explains is neither lost nor unanswered.
+    assert {kind: found for kind, found in json.loads(proof).items() if isinstance(found, list) and found} == {}
     assert (first["items"], first["resolved"], first["failed_again"]) == (1, 1, 0)
     assert document["status"] == "completed"
     assert await carrier.effects(saga_id) == ["booked"]

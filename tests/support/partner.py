@@ -9,6 +9,7 @@ from tests.support.waiting import wait_until
 
 FINISHED = frozenset({"completed", "refused", "cancelled", "failed"})
 WAIT_SECONDS = 20
+PROBLEM = "application/problem+json"
 
 
 async def post(
@@ -33,3 +34,16 @@ async def finished(client: httpx2.AsyncClient, order_id: str, *, within: float =
 def codes(document: dict[str, Any]) -> set[str]:
     """Of the reasons that the partner was given."""
     return {reason["code"] for reason in document["reasons"]}
+
+
+def assert_problem(answer: httpx2.Response, status: int, code: str) -> dict[str, Any]:
+    """The one shape of every error."""
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (status, PROBLEM), answer.text
+    problem: dict[str, Any] = answer.json()
+    assert problem.keys() >= {"type", "title", "status", "detail", "instance", "correlation_id", "retryable"}
+    assert problem["status"] == status
+    assert problem["type"].rsplit("/", 1)[-1] == code
+    assert problem["correlation_id"] == answer.headers["x-correlation-id"]
+    assert answer.headers["ratelimit-policy"]
+    assert answer.headers["ratelimit"]
+    return problem

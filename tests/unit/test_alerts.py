@@ -11,9 +11,11 @@ from prometheus_client.metrics import MetricWrapperBase
 
 import infra.chassis.metrics
 import orchestrator.metrics
+import services.compliance.metrics
 
 PROJECT = Path(__file__).parents[2]
 DOCUMENT: dict[str, Any] = yaml.safe_load((PROJECT / "infra/prometheus/alerts.yaml").read_text())
+MODULES = (infra.chassis.metrics, dlq_tools.metrics, orchestrator.metrics, services.compliance.metrics)
 RULES: list[dict[str, Any]] = [rule for group in DOCUMENT["groups"] for rule in group["rules"]]
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 
@@ -22,7 +24,7 @@ def exported() -> dict[str, frozenset[str]]:
     """The labels of each series that the modules of metrics define."""
     metrics = [
         metric
-        for module in (infra.chassis.metrics, dlq_tools.metrics, orchestrator.metrics)
+        for module in MODULES
         for metric in vars(module).values()
         if isinstance(metric, MetricWrapperBase)
     ]
@@ -72,6 +74,6 @@ def test_no_two_alerts_have_the_same_name() -> None:
 
 
 def test_a_runbook_that_a_metric_names_exists() -> None:
-    for module in (infra.chassis.metrics, dlq_tools.metrics, orchestrator.metrics):
+    for module in MODULES:
         for name in re.findall(r"runbooks/[a-z-]+\.md", Path(str(module.__file__)).read_text()):
             assert (PROJECT / "docs" / name).exists(), name

@@ -93,6 +93,11 @@ _ORIGINALS = text("""
     SELECT id, queue, type, correlation_id, operation_id, original, body, replays FROM dead_letter
     WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id
 """)
+_IDENTITIES = text("""
+    SELECT id, queue, message_id, operation_id, state FROM dead_letter
+    WHERE id > :after AND state <> 'announced' AND (CAST(:since AS timestamptz) IS NULL OR last_failed_at >= CAST(:since AS timestamptz))
+    ORDER BY id LIMIT :limit
+""")
 _SIZE = text(
     "SELECT coalesce(sum(octet_length(body)), 0) FROM dead_letter WHERE id = ANY(CAST(:ids AS text[]))"
 )
@@ -310,6 +315,14 @@ async def items(connection: AsyncConnection, filters: Filters, limit: int) -> li
         f"SELECT {ITEM_COLUMNS} FROM dead_letter WHERE {where} ORDER BY last_failed_at DESC, id LIMIT :limit"  # noqa: S608 - fixed parts
     )
     rows = await connection.execute(text(statement), {**values, "limit": limit})
+    return [dict(row._mapping) for row in rows]
+
+
+async def identities(
+    connection: AsyncConnection, since: datetime | None, after: str, limit: int
+) -> list[dict[str, Any]]:
+    """Which messages have a dead letter, in whatever state, by id: those after `after`."""
+    rows = await connection.execute(_IDENTITIES, {"since": since, "after": after, "limit": limit})
     return [dict(row._mapping) for row in rows]
 
 

@@ -2,8 +2,9 @@
 
 The files are looked at every few seconds. When they changed, the new list is read beside the message loop, in
 a thread, and takes the place of the old one as a whole, between two batches. A list that cannot be read, or
-that lost most of its entries, is refused with a logged error, and the old one stays in force until the files
-change again. Files replaced one after the other do no harm: the mixture is refused, or replaced soon after.
+that lost most of its entries, is refused with a logged error and a gauge that says so, and the old one stays in
+force until the files change again. Files replaced one after the other do no harm: the mixture is refused, or
+replaced soon after.
 """
 
 import time
@@ -18,6 +19,7 @@ from services.compliance.adapters.denied_parties import ENTRIES_FILE, LIST_FILES
 from services.compliance.adapters.refusal import ListRefusedError, Problem
 from services.compliance.adapters.trade_rules import RULE_FILES, read_trade_rules
 from services.compliance.domain import ScreeningLists
+from services.compliance.metrics import LISTS_REFUSED
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +56,8 @@ class ListSource:
         self._fingerprint = self._look()
         self._lists = self._read()
         self.problem: str | None = None
-        """Why the newest files are not in force, for health and operators; None when they are."""
+        """Why the newest files are not in force; None when they are. The log has it, and a gauge that there is one."""
+        self._note(None)
         log.info("lists loaded", list_version=self._lists.version, entries=len(self._lists.denied))
 
     def current(self) -> ScreeningLists:
@@ -84,13 +87,18 @@ class ListSource:
             new = reading.result()
             _refuse_if_shrunk(str(self._sdn_folder), old, new)
         except (ListRefusedError, OSError) as error:
-            self.problem = str(error)
+            self._note(str(error))
             log.error(
                 "new lists refused, old ones stay in force", problem=str(error), list_version=old.version
             )
             return
-        self._lists, self.problem = new, None
+        self._lists = new
+        self._note(None)
         log.info("lists replaced", old_version=old.version, list_version=new.version, entries=len(new.denied))
+
+    def _note(self, problem: str | None) -> None:
+        self.problem = problem
+        LISTS_REFUSED.set(problem is not None)
 
     def _read(self) -> ScreeningLists:
         return ScreeningLists(

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from infra.cli.proof import Evidence, doubts, summary
 
 SAGA = "saga-1"
@@ -63,11 +65,13 @@ def test_a_message_that_waits_in_the_outbox_or_the_queue_or_the_dead_letters_is_
     assert kinds(evidence(planted, dead=frozenset({("orchestrator.events", "m3")}))) == []
 
 
-def test_a_parked_message_is_undelivered() -> None:
+@pytest.mark.parametrize("wire_name", ["credit.credit-reserved.v1", "dead-letter"])
+def test_a_parked_message_is_undelivered(wire_name: str) -> None:
     planted = facts()
-    planted["credit"]["outbox"].append(["m3", "credit.credit-reserved.v1", True, 900])
+    planted["credit"]["emitted"].append(["m4", wire_name, None, SAGA])
+    planted["credit"]["outbox"].append(["m4", wire_name, True, 900])
 
-    assert kinds(evidence(planted)) == [("undelivered", "m3")]
+    assert kinds(evidence(planted)) == [("undelivered", "m4")]
 
 
 def test_an_accepted_order_without_a_process_is_lost_and_its_effects_are_unexplained() -> None:
@@ -108,3 +112,42 @@ def test_a_message_marked_as_retrying_without_its_row_is_undelivered() -> None:
     planted["credit"]["inbox"] = [["credit.commands", "m2", "retrying"]]
 
     assert kinds(evidence(planted)) == [("undelivered", "m2")]
+
+
+def given_up() -> dict[str, dict[str, Any]]:
+    """The credit command could not be handled, and its receiver says that it is dead."""
+    planted = facts()
+    planted["credit"]["inbox"] = [["credit.commands", "m2", "dead"]]
+    return planted
+
+
+def test_a_message_given_up_without_a_dead_letter_is_lost() -> None:
+    (doubt,) = doubts(evidence(given_up()))
+
+    assert (doubt.kind, doubt.id, doubt.command) == ("lost", "m2", "tutti logs credit")
+    assert "credit.commands" in doubt.detail
+
+
+def test_a_dead_letter_explains_a_message_given_up_whatever_became_of_it() -> None:
+    known = frozenset({("credit.commands", "m2")})
+
+    assert kinds(evidence(given_up(), letters=known)) == []
+    assert kinds(evidence(given_up(), letters=known, dead=known)) == []
+
+
+def test_a_dead_letter_of_another_queue_or_message_explains_nothing() -> None:
+    others = frozenset({("credit.events", "m2"), ("credit.commands", "m9")})
+
+    assert kinds(evidence(given_up(), letters=others, dead=others)) == [("lost", "m2")]
+
+
+def test_a_dead_letter_on_its_way_to_the_desk_explains_a_message_given_up() -> None:
+    leaving = given_up()
+    leaving["credit"]["outbox"].append(["m7", "dead-letter", False, 1])
+    stopped = given_up()
+    stopped["credit"]["outbox"].append(["m7", "dead-letter", True, 900])
+
+    assert kinds(evidence(leaving)) == []
+    assert kinds(evidence(stopped)) == [("lost", "m2")]
+    assert kinds(evidence(given_up(), depths={"credit.commands.dead": 1})) == []
+    assert kinds(evidence(given_up(), depths={"credit.events.dead": 1})) == [("lost", "m2")]

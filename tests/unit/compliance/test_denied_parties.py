@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import pytest
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 import services.compliance
@@ -265,6 +266,21 @@ def test_a_broken_list_is_refused_and_the_old_one_stays_until_it_is_repaired(fol
 
     assert look_again(source, clock) != before
     assert source.problem is None
+
+
+def test_prometheus_is_told_while_a_list_is_refused(folder: Path) -> None:
+    def told() -> float | None:
+        return REGISTRY.get_sample_value("tutti_screening_lists_refused")
+
+    source, clock, _ = watch(folder)
+    at_first = told()
+    write(folder, "alt.csv", "broken")
+    look_again(source, clock)
+    refused = told()
+    write(folder, "alt.csv", '8,1,"aka","VELTRASKA",-0- ')
+    look_again(source, clock)
+
+    assert (at_first, refused, told()) == (0, 1, 0)
 
 
 def test_a_list_that_lost_most_of_its_entries_is_refused(tmp_path: Path) -> None:

@@ -131,13 +131,24 @@ def test_without_a_destination_nothing_is_cleared() -> None:
     assert record_of(decision).verdict is Outcome.BLOCKED
 
 
-def test_a_name_that_nobody_could_compare_blocks_and_is_recorded_as_answered() -> None:
-    decision = screen_parties(command(("...", None), ("Lager Nord", "DE")), LISTS, CONTEXT)
+@pytest.mark.parametrize("name", ["...", "公司"])
+def test_a_name_that_cannot_be_read_is_for_a_person_to_judge(name: str) -> None:
+    decision = screen_parties(command((name, None), ("Lager Nord", "DE")), LISTS, CONTEXT)
+
+    assert isinstance(decision.answer, ReviewNeeded)
+    [reason] = decision.answer.reasons
+    assert reason.code == "unreadable-name"
+    assert "the name of the buyer" in reason.detail
+    assert "cannot be compared" in reason.detail
+    assert (decision.answer.best_match, decision.answer.matches) == (None, ())
+    assert record_of(decision).verdict is Outcome.REVIEW
+
+
+def test_a_name_that_cannot_be_read_does_not_soften_a_block() -> None:
+    decision = screen_parties(command(("...", None), ("Ostravelle Holdings Ltd", "DE")), LISTS, CONTEXT)
 
     assert isinstance(decision.answer, PartiesBlocked)
-    assert [reason.code for reason in decision.answer.reasons] == ["unreadable-name"]
-    assert decision.answer.best_match is None
-    assert record_of(decision).verdict is Outcome.BLOCKED
+    assert [reason.code for reason in decision.answer.reasons] == ["denied-party", "unreadable-name"]
 
 
 def test_an_entry_longer_than_a_message_may_be_is_cut_and_still_answered() -> None:
