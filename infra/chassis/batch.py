@@ -212,8 +212,10 @@ class Batch:
         if missing:
             # Claimed and settled ids are locked in two statements; the settling consumer is the only one that locks in both.
             work.operations |= await operation_rows.lock(connection, missing)
-        if self._external and work.operations:
-            work.known_calls = await calls.of_operations(connection, work.operations)
+        # What this transaction has made has no calls yet.
+        known = [one for one in work.operations if not work.received.get(one)]
+        if self._external and known:
+            work.known_calls = await calls.of_operations(connection, known)
 
     def _claim_of(self, arrival: Arrival) -> Claim | None:
         operation_id = self._operation_id(arrival)

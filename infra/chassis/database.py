@@ -3,7 +3,7 @@
 from enum import Enum
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -19,6 +19,8 @@ class Trouble(Enum):
     DATA = "data"
 
 
+# What the driver raises, by itself or through SQLAlchemy, and the system below it.
+DATABASE_ERRORS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 # PostgreSQL's SQLSTATE classes (Appendix A): serialization failure, deadlock, lock not available, stale cached plan.
 _MOMENTARY = frozenset({"40001", "40P01", "55P03"})
 # 21 cardinality violation (one key twice in a statement), 22 data exception, 23 integrity constraint violation.

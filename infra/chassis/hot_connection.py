@@ -10,14 +10,16 @@ together in one statement, as its data-modifying WITH parts, before the next sta
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from infra.chassis.database import DATABASE_ERRORS
 
 _PARAMETER = re.compile(r"(?<![:\\\w]):([a-z_][a-z0-9_]*)")
 STATEMENTS_CACHED_MAX = 1024
@@ -34,6 +36,10 @@ def write(sql: str) -> TextClause:
     On a plain connection it is executed at once, as any other statement.
     """
     return text(sql).execution_options(**{_UNREAD: True})
+
+
+def _nothing() -> None:
+    return
 
 
 class Row(asyncpg.Record):  # type: ignore[misc]
@@ -115,18 +121,20 @@ class HotConnection:
 
 
 @asynccontextmanager
-async def hot_transaction(engine: AsyncEngine) -> AsyncGenerator[HotConnection]:
+async def hot_transaction(engine: AsyncEngine, before_commit: Callable[[], None] = _nothing) -> AsyncGenerator[AsyncConnection]:
     """A transaction on a connection of the engine's pool. Commits at the end of the block; an exception rolls back.
 
-    Raises what the driver raises, also for the COMMIT: then the outcome is unknown, and the inbox knows the batch when it comes again.
+    `before_commit` is called when all statements have been sent. Raises what the driver raises, also for the COMMIT: then the outcome
+    is unknown, and the inbox knows the batch when it comes again.
     """
     async with engine.connect() as connection:
         driver = await _driver_of(connection)
         try:
             await driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
             hot = HotConnection(connection, driver)
-            yield hot
+            yield cast("AsyncConnection", hot)
             await hot.flush()
+            before_commit()
             await driver.execute("COMMIT")
         except BaseException:
             await _roll_back(connection, driver)
@@ -134,10 +142,24 @@ async def hot_transaction(engine: AsyncEngine) -> AsyncGenerator[HotConnection]:
 
 
 @asynccontextmanager
-async def together(connection: AsyncConnection) -> AsyncGenerator[HotConnection]:
+async def single_statements(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """Without BEGIN and COMMIT, each a round trip of its own: every statement in the block is a transaction by itself."""
+    async with engine.connect() as connection:
+        driver = await _driver_of(connection)
+        try:
+            hot = HotConnection(connection, driver)
+            yield cast("AsyncConnection", hot)
+            await hot.flush()
+        except BaseException:
+            await _roll_back(connection, driver)
+            raise
+
+
+@asynccontextmanager
+async def together(connection: AsyncConnection) -> AsyncGenerator[AsyncConnection]:
     """For a transaction that SQLAlchemy runs: writes in the block are sent as one statement at its end."""
     hot = HotConnection(connection, _Through(connection))
-    yield hot
+    yield cast("AsyncConnection", hot)
     await hot.flush()
 
 
@@ -167,7 +189,7 @@ async def _roll_back(connection: AsyncConnection, driver: Any) -> None:
         if driver.is_in_transaction():
             async with asyncio.timeout(ROLLBACK_SECONDS_MAX):
                 await driver.execute("ROLLBACK")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+    except DATABASE_ERRORS:
         driver.terminate()
     if driver.is_closed():
         await connection.invalidate()

@@ -30,7 +30,7 @@ from infra.chassis.crash_points import crash_point
 from infra.chassis.database import Trouble, classify
 from infra.chassis.decoding import Raw
 from infra.chassis.errors import Failure, Permanent, Transient
-from infra.chassis.hot_connection import hot_transaction
+from infra.chassis.hot_connection import hot_transaction, single_statements
 from infra.chassis.metrics import ACKNOWLEDGE_ERRORS, BATCH_SIZE, BATCHES, DATABASE_UP, MESSAGES, TROUBLE
 from infra.chassis.outbox import OutboxRow
 from infra.chassis.retries import RetryRow
@@ -386,11 +386,11 @@ class Loop:
         return Arrival(raw=row.raw, received_at=datetime.now(UTC), retry=row, envelope=envelope, failure=failure)
 
     async def _claim_retries(self) -> list[RetryRow]:
-        async with self._engine.begin() as connection:
+        async with single_statements(self._engine) as connection:
             return await retries.claim(connection, self.consumer.queue, self._settings.batch_size_max)
 
     async def _find_settleable(self) -> list[str]:
-        async with self._engine.connect() as connection:
+        async with single_statements(self._engine) as connection:
             return await calls.settleable(connection, self.consumer.queue, self._settings.batch_size_max)
 
     async def _claim_rows(self) -> list[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]]:
@@ -403,7 +403,7 @@ class Loop:
     async def _claim_rows_of(
         self, source: RowSource[Any, Any, Any]
     ) -> list[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]]:
-        async with self._engine.begin() as connection:
+        async with single_statements(self._engine) as connection:
             return [(source, row) for row in await source.claim(connection, self._settings.batch_size_max)]
 
     async def _commit(
@@ -473,10 +473,8 @@ class Loop:
         began = time.perf_counter()
         # Settling needs no states when it is refused, and loading them may be what fails; a row's `give_up` cannot do without.
         batch = self._batch if refusal is None or not settle else self._batch_of(_refusing(self.consumer, refusal))
-        async with hot_transaction(self._engine) as connection:
-            result = await batch.handle(cast("AsyncConnection", connection), arrivals, settle, rows, crashed=crashed)
-            await connection.flush()
-            crash_point(self._service, "before-commit")
+        async with hot_transaction(self._engine, lambda: crash_point(self._service, "before-commit")) as connection:
+            result = await batch.handle(connection, arrivals, settle, rows, crashed=crashed)
         self._last_seconds = time.perf_counter() - began
         BATCHES.labels(self._service, self.consumer.queue).observe(self._last_seconds)
         BATCH_SIZE.labels(self._service, self.consumer.queue).observe(len(arrivals) + len(settle) + len(rows))

@@ -21,12 +21,13 @@ from typing import Any, Final
 
 import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.registry import REGISTRY
 from infra.broker.publisher import Outcome, Outgoing, Publisher, Receipt
 from infra.chassis.crash_points import crash_point
+from infra.chassis.database import DATABASE_ERRORS
+from infra.chassis.hot_connection import single_statements
 from infra.chassis.metrics import OUTBOX_AGE, OUTBOX_DEPTH, OUTBOX_PARKED, PUBLISHED, RETRIES
 from infra.chassis.outbox import OutboxRow
 from infra.chassis.settings import ServiceSettings
@@ -163,7 +164,7 @@ class OutboxRelay:
             message=row.type, message_id=row.message_id,
         )  # fmt: skip
         try:
-            async with self._engine.begin() as connection:
+            async with single_statements(self._engine) as connection:
                 await connection.execute(
                     BACK_OFF,
                     {
@@ -173,7 +174,7 @@ class OutboxRelay:
                         "most": BACKOFF_SECONDS_MAX,
                     },
                 )
-        except (SQLAlchemyError, OSError) as error:
+        except DATABASE_ERRORS as error:
             # The rows stay due; the sweeper takes them when the database is back.
             log.warning("outbox_unavailable", error=str(error)[:300])
         finally:
@@ -188,9 +189,9 @@ class OutboxRelay:
         while self._confirmed:
             batch, self._confirmed = self._confirmed[:DELETE_BATCH_MAX], self._confirmed[DELETE_BATCH_MAX:]
             try:
-                async with self._engine.begin() as connection:
+                async with single_statements(self._engine) as connection:
                     await connection.execute(DELETE, {"ids": batch})
-            except (SQLAlchemyError, OSError) as error:
+            except DATABASE_ERRORS as error:
                 log.warning("outbox_unavailable", error=str(error)[:300])
                 return
             finally:
@@ -207,7 +208,7 @@ class OutboxRelay:
                 if time.monotonic() >= next_gauges:
                     next_gauges = time.monotonic() + 5.0
                     await self._measure()
-            except (SQLAlchemyError, OSError, TimeoutError) as error:
+            except DATABASE_ERRORS as error:
                 log.warning("outbox_unavailable", error=str(error)[:300])
 
     async def _sweep(self) -> None:
@@ -217,7 +218,7 @@ class OutboxRelay:
             "held": sorted(self._held),
             "limit": self._settings.relay_batch_size_max * 5,
         }
-        async with self._engine.begin() as connection:
+        async with single_statements(self._engine) as connection:
             found = (await connection.execute(SWEEP, values)).all()
         if found:
             log.info("outbox_swept", rows=len(found))
@@ -237,7 +238,7 @@ class OutboxRelay:
         self.submit(rows)
 
     async def _measure(self) -> None:
-        async with self._engine.connect() as connection:
+        async with single_statements(self._engine) as connection:
             depth, parked, age, retries = (await connection.execute(GAUGES)).one()
         OUTBOX_DEPTH.labels(self._service).set(depth)
         OUTBOX_PARKED.labels(self._service).set(parked)

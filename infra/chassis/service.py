@@ -257,7 +257,7 @@ class RowSource(Protocol[K, S, P]):
         """For metrics and logs."""
 
     async def claim(self, connection: AsyncConnection, limit: int) -> Sequence[RowInput[K, P]]:
-        """Due rows, with their tries raised; the loop commits this before it uses them, so that a crash is counted.
+        """Due rows, with their tries raised, in one statement, which is committed before they are used: a crash is counted.
 
         Skips what another replica has locked. A row claimed and not settled is due again after a short lease.
         """
@@ -269,7 +269,8 @@ class RowSource(Protocol[K, S, P]):
         """The envelope from which messages that follow inherit correlation, partner, actor and trace."""
 
     def give_up(self, row: RowInput[K, P], state: S, error: str, context: Context) -> Decision[S]:
-        """When `decide` raised, or the row has killed the process three times: the visible end, such as `stuck`."""
+        """When `decide` raised, its effect could not be stored, or the row has killed the process three times: the visible end,
+        such as `stuck`."""
 
     async def settle(self, connection: AsyncConnection, rows: Sequence[RowInput[K, P]]) -> None:
         """Marks or deletes the rows, in the transaction of their effect."""

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -39,7 +39,7 @@ async def unit_of_work(service: str, engine: AsyncEngine, relay: OutboxRelay) ->
         yield unit
         if unit.rows:
             async with together(connection) as writes:
-                await outbox.insert(cast("AsyncConnection", writes), unit.rows)
+                await outbox.insert(writes, unit.rows)
         crash_point(service, "before-commit")
     crash_point(service, "after-commit")
     relay.submit(unit.rows)

@@ -186,12 +186,12 @@ class PostgresStock:
         """At most one statement per kind. Raises Permanent when a reservation to be ended is not open any more."""
         if opened := _of(facts, StockOpened):
             await connection.execute(_INSERT_STOCK, _places(fact.place for fact in opened))
-        await _update_items(connection, [state for state in changed.values() if isinstance(state, Item)])
         if made := _of(facts, StockReservation):
             await _insert_reservations(connection, made)
         # After the insert: one batch may hold both the reservation and its release.
         if ended := _of(facts, ReservationEnded):
             await _end_reservations(connection, ended)
+        await _update_items(connection, [state for state in changed.values() if isinstance(state, Item)])
         if moved := _of(facts, StockMoved):
             await _insert_movements(connection, moved)
         if warehouses := {key.id: state for key, state in changed.items() if isinstance(state, Warehouse)}:
@@ -199,9 +199,10 @@ class PostgresStock:
 
     async def _load_items(self, connection: AsyncConnection, skus: list[str], states: dict[Key, State]) -> None:
         columns = {"skus": skus}
-        if self._keeps_new_items:
-            await connection.execute(_INSERT_MISSING_ITEMS, columns)
         items = (await connection.execute(_LOCK_ITEMS, columns)).all()
+        if self._keeps_new_items and len(items) < len(skus):
+            await connection.execute(_INSERT_MISSING_ITEMS, columns)
+            items = (await connection.execute(_LOCK_ITEMS, columns)).all()
         stock: dict[str, dict[str, Stock]] = {sku: {} for sku in skus}
         for sku, warehouse, *rest in await connection.execute(_SELECT_STOCK, columns):
             stock[sku][warehouse] = Stock(warehouse, *rest)

@@ -71,7 +71,7 @@ async def test_an_exception_in_the_block_rolls_back_and_the_connection_is_used_a
     async def stumble() -> None:
         async with hot_transaction(bench.engine) as connection:
             await connection.execute(OPEN, {"key": "A", "held": 1})
-            await connection.flush()
+            await connection.execute(COUNT)
             raise LookupError
 
     for _ in range(10):  # more often than there are connections
@@ -98,7 +98,8 @@ async def test_a_connection_that_ends_in_the_middle_is_an_outage_and_the_next_tr
 async def test_a_connection_that_died_in_the_pool_is_replaced(bench: Bench) -> None:
     async with hot_transaction(bench.engine) as connection:
         pid = (await connection.execute(WHO)).scalar_one()
-        driver = connection._driver
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
     driver.terminate()
 
     async with hot_transaction(bench.engine) as connection:

@@ -4,13 +4,13 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from contracts.envelope import STRUCTURED, Envelope
 from infra.chassis.batch import Batch, BatchResult
@@ -65,7 +65,7 @@ class Desk:
 
     async def _handle(self, *inputs: Any) -> BatchResult:
         async with hot_transaction(self.engine) as connection:
-            return await self.batch.handle(cast("AsyncConnection", connection), *inputs)
+            return await self.batch.handle(connection, *inputs)
 
     def _keep(self, result: BatchResult) -> list[OutboxRow]:
         self.outgoing += result.rows
