@@ -176,14 +176,10 @@ class Loop:
         elif self._last_size >= self._settings.linger_batch_size_min and len(self._intake) < self._settings.batch_size_max:
             # Busy: a little more makes a larger batch, and a batch's round trips are what costs the processor. As long as the last
             # transaction took: a machine at its limit makes them longer, and is then relieved by fewer of them.
-            await asyncio.sleep(self._linger_seconds())
+            least, most = self._settings.linger_seconds, self._settings.linger_seconds_max
+            await asyncio.sleep(min(max(least, self._last_seconds), most))
         size = min(len(self._intake), self._settings.batch_size_max)
         return [self._intake.popleft() for _ in range(size)]
-
-    def _linger_seconds(self) -> float:
-        if self.consumer.unhurried:
-            return self._settings.linger_unhurried_seconds
-        return min(max(self._settings.linger_seconds, self._last_seconds), self._settings.linger_seconds_max)
 
     def _pause_seconds(self) -> float:
         due = [self._next_retry_poll]

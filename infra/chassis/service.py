@@ -278,16 +278,12 @@ class RowSource(Protocol[K, S, P]):
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """One queue and what is done with its messages. `repository` is built once per process.
-
-    `unhurried`: no process waits for what it does, so that under load it gathers its messages for longer, into larger batches.
-    """
+    """One queue and what is done with its messages. `repository` is built once per process."""
 
     queue: str
     repository: Repository[Any, Any]
     routes: tuple[Route, ...]
     sources: tuple[RowSource[Any, Any, Any], ...] = ()
-    unhurried: bool = False
 
 
 @dataclass(frozen=True, slots=True)

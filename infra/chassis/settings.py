@@ -42,9 +42,6 @@ class ServiceSettings(BaseSettings):
     linger_seconds_max: float = Field(
         default=0.08, ge=0, le=1, description="how far lingering grows with the transactions' duration"
     )
-    linger_unhurried_seconds: float = Field(
-        default=0.3, ge=0, le=2, description="instead of both, where no process waits for the result"
-    )
     linger_batch_size_min: int = Field(default=3, ge=1)
 
     retry_attempts_max: int = Field(default=3, ge=1, le=20)

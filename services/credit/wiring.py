@@ -34,7 +34,6 @@ def build(settings: Settings) -> Service:
             ),
             Consumer(
                 queue="credit.events",
-                unhurried=True,
                 repository=lines,
                 routes=(
                     on(LimitChanged, change_limit, key=line_of_limit),

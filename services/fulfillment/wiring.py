@@ -38,7 +38,6 @@ def build(settings: Settings) -> Service:
             ),
             Consumer(
                 queue="fulfillment.events",
-                unhurried=True,
                 repository=parcels,
                 routes=(
                     on(CarrierChanged, change_carrier, key=carrier_of),

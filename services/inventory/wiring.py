@@ -48,7 +48,6 @@ def build(settings: Settings) -> Service:
             ),
             Consumer(
                 queue="inventory.events",
-                unhurried=True,
                 repository=PostgresStock(keeps_new_items=True),
                 routes=(
                     on_many(OrderCompleted, commit_stock, keys=items_sent),

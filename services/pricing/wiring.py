@@ -30,7 +30,6 @@ def build(settings: Settings) -> Service:
             ),
             Consumer(
                 queue="pricing.events",
-                unhurried=True,
                 repository=PostgresPrices(),
                 routes=(
                     on(ListPriceChanged, change_list_price, key=item_of),
