@@ -29,7 +29,11 @@ _DATA_CLASSES = frozenset({"21", "22", "23"})
 
 
 def create_engine(settings: ServiceSettings, name: str) -> AsyncEngine:
-    """A bounded pool. No statement is sent before the first one of a transaction (a lost connection is met and retried there)."""
+    """A bounded pool. No statement is sent before the first one of a transaction (a lost connection is met and retried there).
+
+    Statements get their generic plan from the start: they take arrays, of which the planner would otherwise plan each length anew
+    (0.5 ms of an order's 9 in the database), and whose plan is the same index for one key and for a hundred.
+    """
     return create_async_engine(
         async_url(settings.database_url.get_secret_value()),
         pool_size=settings.database_pool_size,
@@ -37,7 +41,10 @@ def create_engine(settings: ServiceSettings, name: str) -> AsyncEngine:
         pool_timeout=settings.database_pool_timeout_seconds,
         pool_recycle=1800,
         isolation_level="READ COMMITTED",
-        connect_args={"timeout": 5, "server_settings": {"application_name": name, "jit": "off"}},
+        connect_args={
+            "timeout": 5,
+            "server_settings": {"application_name": name, "jit": "off", "plan_cache_mode": "force_generic_plan"},
+        },
     )
 
 

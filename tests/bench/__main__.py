@@ -25,6 +25,8 @@ from tests.bench.client import Partner
 from tests.bench.processes import cpu_seconds, published_messages
 
 CONCURRENCIES = {1: 100, 50: 1500, 200: 3000}
+# Which figure of the machine stands beside which concurrency.
+GAUGES = {1: ("hop_ms", floor.hop_ms), max(CONCURRENCIES): ("confirmed_publishes_per_second", floor.confirmed_publishes_per_second)}
 REPEATS = 3
 WARM_UP = 300
 UP_SECONDS_MAX = 180.0
@@ -103,15 +105,12 @@ async def measure(addresses: Mapping[str, Any], home: Any, repeats: int, scale: 
     messages: list[float] = []
     over_http: list[float] = []
     for repeat in range(repeats):
-        floors.append(
-            {
-                "confirmed_publishes_per_second": await floor.confirmed_publishes_per_second(addresses["broker"], body),
-                "hop_ms": await floor.hop_ms(addresses["broker"], body),
-                "commits_per_second": await floor.commits_per_second(addresses["database"]),
-            }
-        )
+        machine: dict[str, float] = {"commits_per_second": await floor.commits_per_second(addresses["database"])}
         for concurrency, orders in CONCURRENCIES.items():
             orders = max(int(orders * scale), concurrency)
+            # The machine's speed drifts within minutes: a figure and its floor are taken together, the floor before and after.
+            gauge = GAUGES.get(concurrency)
+            around = [await gauge[1](addresses["broker"], body)] if gauge else []
             before, sent = cpu_seconds(home), await published_messages(addresses)
             rate, took = await load.run(concurrency, orders)
             rates[concurrency].append(rate)
@@ -125,6 +124,9 @@ async def measure(addresses: Mapping[str, Any], home: Any, repeats: int, scale: 
                 # The last confirms are counted a moment after the last order has completed.
                 await asyncio.sleep(1)
                 messages.append((await published_messages(addresses) - sent) / orders)
+            if gauge:
+                machine[gauge[0]] = statistics.fmean([*around, await gauge[1](addresses["broker"], body)])
+        floors.append(machine)
         rate, _ = await load.run(max(CONCURRENCIES), int(CONCURRENCIES[200] * scale / 3), country="DE")
         over_http.append(rate)
     return _report(rates, latencies, floors, cpu, messages, over_http)
@@ -147,6 +149,7 @@ def _report(
         rate * per_order / one["confirmed_publishes_per_second"]
         for rate, per_order, one in zip(rates[200], messages, floors, strict=True)
     ]
+    hops = [one["p50"] / machine["hop_ms"] for one, machine in zip(latencies[1], floors, strict=True)]
     runs = {
         "orders_per_second": {str(c): _range(values) for c, values in rates.items()},
         "latency_ms": {
@@ -155,6 +158,7 @@ def _report(
         "floor": {name: _range([one[name] for one in floors]) for name in floors[0]},
         "messages_per_order": _range(messages),
         "floor_ratio": _range(ratios),
+        "hop_ratio": _range(hops),
         "orders_per_second_carriers_over_http": _range(over_http),
     }
     return {
@@ -165,7 +169,7 @@ def _report(
         "floor": {name: _middle([one[name] for one in floors]) for name in floors[0]},
         "messages_per_order": _middle(messages),
         "floor_ratio": _middle(ratios),
-        "hop_ratio": round(_middle([one["p50"] for one in latencies[1]]) / _middle([one["hop_ms"] for one in floors]), 1),
+        "hop_ratio": round(_middle(hops), 1),
         "cpu_ms_per_order": {name: _middle([one.get(name, 0.0) for one in cpu]) for name in sorted(cpu[0])},
         "orders_per_second_carriers_over_http": _middle(over_http),
         "runs": runs,
