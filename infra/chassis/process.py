@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from infra.chassis.settings import ServiceSettings
 from infra.chassis.unit import Unit, unit_of_work
 
 TURN_SECONDS_MAX: Final = 60.0
+CLOSE_SECONDS_MAX: Final = 2.0
 GC_ALLOCATIONS: Final = 50_000
 # A dead letter carries the untouched body, which may be as large as the broker took it, and up to two 16 KiB headers.
 DEAD_LETTER_BODY_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -291,6 +293,8 @@ async def _stop(
     await runtime.consumption.close()
     await runtime.publisher.close()
     await runtime.engine.dispose()
+    for close in runtime.service.closing:
+        await _within(CLOSE_SECONDS_MAX, partial(close, runtime))
     runtime.log.info("stopped")
 
 

@@ -4,7 +4,7 @@ A service supplies pure decisions and bulk loading and saving. It cannot publish
 these in the wrong order; nor does any of its lines deal with duplicates, retries or dead letters.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
@@ -302,7 +302,8 @@ class Service:
 
     `dependencies` are the systems outside that its calls name. `http` adds routes to the service's port, `install` whatever
     needs the application itself (middleware, error handlers). `reconcile` checks that the service's own money or stock adds up.
-    `background` are coroutines that run as long as the process.
+    `background` are coroutines that run as long as the process; `closing` are called after everything else has stopped, to
+    close what the service itself has opened.
     """
 
     name: str
@@ -312,3 +313,4 @@ class Service:
     install: "Callable[[FastAPI, Runtime], None] | None" = None
     reconcile: Callable[[AsyncConnection], Any] | None = None
     background: "tuple[Callable[[Runtime], Any], ...]" = ()
+    closing: "tuple[Callable[[Runtime], Awaitable[None]], ...]" = ()

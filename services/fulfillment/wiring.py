@@ -23,6 +23,12 @@ SETTINGS = Settings
 
 def build(settings: Settings) -> Service:
     parcels = PostgresParcels()
+    carriers = HttpCarriers(
+        urls={name: str(url) for name, url in settings.carrier_urls.items()},
+        tokens={name: token.get_secret_value() for name, token in settings.carrier_tokens.items()},
+        timeout_seconds=settings.carrier_timeout_seconds,
+        connections_max=settings.carrier_connections_max,
+    )
     return Service(
         name="fulfillment",
         consumers=(
@@ -45,13 +51,7 @@ def build(settings: Settings) -> Service:
                 ),
             ),
         ),
-        dependencies={
-            DEPENDENCY: HttpCarriers(
-                urls={name: str(url) for name, url in settings.carrier_urls.items()},
-                tokens={name: token.get_secret_value() for name, token in settings.carrier_tokens.items()},
-                timeout_seconds=settings.carrier_timeout_seconds,
-                connections_max=settings.carrier_connections_max,
-            )
-        },
+        dependencies={DEPENDENCY: carriers},
         reconcile=reconcile,
+        closing=(lambda _: carriers.close(),),
     )

@@ -51,4 +51,5 @@ def build(settings: Settings) -> Service:
         ),
         http=lambda runtime: face(runtime).router(),
         background=(lambda runtime: face(runtime).run(runtime.stopping),),
+        closing=(lambda runtime: face(runtime).close(),),
     )
