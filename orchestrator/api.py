@@ -28,17 +28,16 @@ Words = Annotated[str, StringConstraints(min_length=1, max_length=500, strip_whi
 Filter = Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$")]
 Actor = Annotated[str, StringConstraints(pattern=r"^[a-z]+:[A-Za-z0-9._@-]{1,80}$")]
 
-_LIST = text("""
-    SELECT CAST(document AS text) FROM workflow_instance
-    WHERE state <> 'absent'
-        AND (CAST(:states AS text[]) IS NULL OR state = ANY(CAST(:states AS text[])))
-        AND (CAST(:workflow AS text) IS NULL OR workflow = :workflow)
-        AND (CAST(:partner AS text) IS NULL OR partner = :partner)
-        AND (CAST(:subject AS text) IS NULL OR subject = :subject)
-        AND (CAST(:owner AS text) IS NULL OR owner = :owner)
-        AND (CAST(:before AS text) IS NULL OR saga_id < :before)
-    ORDER BY saga_id DESC LIMIT :limit
-""")
+# A statement is planned once for all values, so it has only the conditions that are asked for.
+_LIST: Final = "SELECT CAST(document AS text) FROM workflow_instance WHERE {} ORDER BY saga_id DESC LIMIT :limit"
+_CONDITIONS: Final = {
+    "states": "state = ANY(CAST(:states AS text[]))",
+    "workflow": "workflow = :workflow",
+    "partner": "partner = :partner",
+    "subject": "subject = :subject",
+    "owner": "owner = :owner",
+    "before": "saga_id < :before",
+}
 _ONE = text("""
     SELECT CAST(document AS text) FROM workflow_instance
     WHERE state <> 'absent' AND (saga_id = :id OR subject = :id)
@@ -150,8 +149,11 @@ class _Reading:
         self._catalogue = catalogue
 
     async def page(self, filters: dict[str, Any], limit: int) -> list[Instance]:
+        given = {name: value for name, value in filters.items() if value is not None}
+        conditions = ("state <> 'absent'", *(_CONDITIONS[name] for name in given))
+        statement = text(_LIST.format(" AND ".join(conditions)))
         async with self._runtime.engine.connect() as connection:
-            rows = await connection.execute(_LIST, {**filters, "limit": limit})
+            rows = await connection.execute(statement, {**given, "limit": limit})
             return [Instance.from_bytes(document) for (document,) in rows]
 
     async def one(self, saga: str) -> Instance:

@@ -21,15 +21,14 @@ _PARCELS: Final = TypeAdapter(tuple[Parcel, ...])
 _STEPS: Final = TypeAdapter(tuple[Step, ...])
 
 _FIND = text("SELECT * FROM partner_order WHERE order_id = :order_id AND partner_id = :partner_id")
-_PAGE = text("""
-    SELECT * FROM partner_order
-    WHERE partner_id = :partner_id
-        AND (CAST(:after AS text) IS NULL OR order_id < CAST(:after AS text) COLLATE "C")
-        AND (CAST(:order_number AS text) IS NULL OR order_number = :order_number)
-        AND (CAST(:status AS text) IS NULL OR status = :status)
-    ORDER BY order_id DESC
-    LIMIT :rows
-""")
+# A statement is planned once for all values, so it has only the conditions that are asked for.
+_PAGE: Final = "SELECT * FROM partner_order WHERE {} ORDER BY order_id DESC LIMIT :rows"
+_CONDITIONS: Final = {
+    "partner_id": "partner_id = :partner_id",
+    "after": 'order_id < :after COLLATE "C"',
+    "order_number": "order_number = :order_number",
+    "status": "status = :status",
+}
 _FINISHED = text("""
     SELECT * FROM partner_order WHERE order_id = ANY(CAST(:order_ids AS text[])) AND finished_at IS NOT NULL
 """)
@@ -91,8 +90,10 @@ async def page_of_orders(
     limit: int,
 ) -> Sequence[Order]:
     """The partner's orders, newest first, those older than the order `after`. At most `limit`."""
-    given = {"partner_id": partner_id, "order_number": order_number, "status": status, "after": after, "rows": limit}
-    return [_order(row) for row in await connection.execute(_PAGE, given)]
+    filters = {"partner_id": partner_id, "order_number": order_number, "status": status, "after": after}
+    given = {name: value for name, value in filters.items() if value is not None}
+    statement = text(_PAGE.format(" AND ".join(_CONDITIONS[name] for name in given)))
+    return [_order(row) for row in await connection.execute(statement, {**given, "rows": limit})]
 
 
 async def finished_orders(connection: AsyncConnection, order_ids: Sequence[str]) -> Sequence[Order]:
