@@ -5,10 +5,11 @@ again alone is what test_killed_in_turn.py shows.
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from infra.chassis.crash_points import POINTS
@@ -28,8 +29,9 @@ CALLS = [[*(("fulfillment", point) for point in ("before-call", "after-call", "a
 # Where a process comes by seldom, the first time counts.
 PASSAGES = {"before-call": 2, "after-call": 2, "after-claim": 1}
 PASSAGES_ELSE = 3
-ORDERS, PER_SECOND, TURNS_MAX = 40, 20.0, 8
+ORDERS, PER_SECOND, TURNS_MAX = 40, 20.0, 20
 DEATH_SECONDS = 10.0
+FIRING_SECONDS, FIRINGS_MAX = 0.1, 1000
 
 
 def test_no_named_place_is_left_out() -> None:
@@ -69,13 +71,34 @@ async def _load_until_dead(platform: Platform, history: History, deaths: Deaths,
         await asyncio.gather(*(one.ready() for one in armed))
         urls = [platform.addresses["ingress"], *(one.urls["ingress"] for one in armed if "ingress" in one.urls)]
         partner = Partner(platform.addresses["partners"]["acme"]["api_key"], urls, history)
-        for turn in range(TURNS_MAX):
-            more = orders(seed + turn, ORDERS, f"{deaths[0][1]}-{seed + turn}", regretted=0.3)
-            wanted += more
-            await partner.run(more, per_second=PER_SECOND)
-            if all(one.process.poll() is not None for one in armed):
-                break
+        async with _timers_going_off(platform):
+            for turn in range(TURNS_MAX):
+                more = orders(seed + turn, ORDERS, f"{deaths[0][1]}-{seed + turn}", regretted=0.3)
+                wanted += more
+                await partner.run(more, per_second=PER_SECOND)
+                if all(one.process.poll() is not None for one in armed):
+                    break
         for one, (service, point) in zip(armed, deaths, strict=True):
             await one.died(within=DEATH_SECONDS)
             history.fault(f"{service} died at {point}")
     return wanted
+
+
+@asynccontextmanager
+async def _timers_going_off(platform: Platform) -> AsyncIterator[None]:
+    """Timers fire again and again, long before their moment: there is something to claim for every replica, and nothing to do."""
+
+    async def fire() -> None:
+        database = await asyncpg.connect(platform.addresses["database"])
+        try:
+            for _ in range(FIRINGS_MAX):
+                await database.execute("UPDATE orchestrator.workflow_instance SET next_timer_at = now() WHERE NOT finished")
+                await asyncio.sleep(FIRING_SECONDS)
+        finally:
+            await database.close()
+
+    firing = asyncio.create_task(fire())
+    yield
+    firing.cancel()
+    with suppress(asyncio.CancelledError):
+        await firing
