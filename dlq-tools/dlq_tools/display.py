@@ -1,15 +1,19 @@
 """How dead letters look on a terminal."""
 
 import json
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
-from rich.table import Table
+from rich.table import Column, Table
 
-_out: Final = Console()
+PIPE_COLUMNS: Final = 200
+# What is piped into a file or a pager is not cut to the 80 columns that a terminal is taken to have.
+_out: Final = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS)
 _err: Final = Console(stderr=True)
 BODY_LENGTH_MAX: Final = 20_000
 ERROR_LENGTH_MAX: Final = 120
@@ -35,7 +39,7 @@ def complain(words: str) -> None:
 def table(items: Sequence[Mapping[str, Any]]) -> None:
     """Dead letters, one line each."""
     made = Table(
-        "id", "state", "queue", "type", "error", "attempts", "last failed", box=None, header_style="bold"
+        _id("id"), "state", "queue", "type", "error", "attempts", "last failed", box=None, header_style="bold"
     )
     for item in items:
         state = f"[{_COLOURS[item['state']]}]{item['state']}[/]"
@@ -50,6 +54,11 @@ def table(items: Sequence[Mapping[str, Any]]) -> None:
             item["last_failed_at"][:19],
         )
     _out.print(made)
+
+
+def _id(name: str) -> Column:
+    """What the next command wants is never cut."""
+    return Column(name, no_wrap=True, overflow="ignore")
 
 
 def letter(item: Mapping[str, Any]) -> None:
@@ -102,7 +111,7 @@ def discarded(made: Mapping[str, Any]) -> None:
 
 def campaigns(found: Sequence[Mapping[str, Any]]) -> None:
     made = Table(
-        "campaign",
+        _id("campaign"),
         "state",
         "items",
         "resolved",
@@ -121,14 +130,14 @@ def campaigns(found: Sequence[Mapping[str, Any]]) -> None:
 
 def campaign(found: Mapping[str, Any]) -> None:
     campaigns([found])
-    made = Table("id", "replay", "outcome", box=None, header_style="bold")
+    made = Table(_id("id"), "replay", "outcome", box=None, header_style="bold")
     for one in found["results"]:
         made.add_row(one["id"], str(one["replay"]), f"[{_OUTCOMES[one['outcome']]}]{one['outcome']}[/]")
     _out.print(made)
 
 
 def retries(found: Sequence[Mapping[str, Any]]) -> None:
-    made = Table("message", "queue", "type", "attempts", "error", "due", box=None, header_style="bold")
+    made = Table(_id("message"), "queue", "type", "attempts", "error", "due", box=None, header_style="bold")
     for one in found:
         error = f"{one['error_class']}: {one['error']}"[:ERROR_LENGTH_MAX]
         made.add_row(

@@ -29,6 +29,7 @@ Partner = Annotated[str, typer.Option("--partner", help="Whose key to use; the p
 ENDED = frozenset({"completed", "refused", "cancelled", "failed"})
 POLL_SECONDS = 0.5
 WATCH_SECONDS_MAX = 600
+PLACES_MAX = 10
 
 
 @app.command()
@@ -49,7 +50,7 @@ def submit(
     if as_json:
         print_json(results)
     else:
-        rows = [(one["file"], one["http_status"], one.get("order_id"), one.get("status"), one.get("detail")) for one in results]
+        rows = [(one["file"], one["http_status"], one.get("order_id"), one.get("status"), _problem(one)) for one in results]
         print_table("orders", ("file", "HTTP", "order", "status", "problem"), rows)
     raise typer.Exit(DONE if all(one["http_status"] < 400 for one in results) else SOME_FAILED)
 
@@ -65,6 +66,14 @@ def _post(found: Mapping[str, Any], partner: str, path: Path, wait: int) -> dict
         problem = response.json()
         return {**answer, "detail": detail(response), "errors": problem.get("errors", []), "order_id": problem.get("order_id")}
     return {**answer, **response.json()}
+
+
+def _problem(result: Mapping[str, Any]) -> str | None:
+    """What was wrong, and where: each place is a line."""
+    places = [f"{error['pointer']}: {error['detail']}" for error in result.get("errors", ())]
+    left = len(places) - PLACES_MAX
+    more = [f"and {left} more; --json shows all"] if left > 0 else []
+    return "\n".join([result["detail"], *places[:PLACES_MAX], *more]) if "detail" in result else None
 
 
 def _key(found: Mapping[str, Any], partner: str) -> str:

@@ -24,10 +24,12 @@ NOTHING_MATCHED: Final = 3
 REFUSED: Final = 4
 UNREACHABLE: Final = 5
 HTTP_SECONDS_MAX: Final = 35.0
+PIPE_COLUMNS: Final = 200
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
-console = Console()
+# What is piped into a file or a pager is not cut to the 80 columns that a terminal is taken to have.
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS)
 errors = Console(stderr=True)
 
 

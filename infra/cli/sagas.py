@@ -52,10 +52,14 @@ def list_sagas(
         f"{len(rows)} processes",
         ("id", "workflow", "state", "subject", "partner", "started", "stuck"),
         [
-            (r["id"], f"{r['workflow']} v{r['version']}", r["state"], r["subject"], r["partner"], r["started_at"], r["stuck"])
+            (r["id"], _workflow(r), r["state"], r["subject"], r["partner"], r["started_at"], r["stuck"])
             for r in rows
         ],
     )
+
+
+def _workflow(document: Mapping[str, Any]) -> str:
+    return f"{document['workflow']} v{document['version']}" if document["workflow"] else ""
 
 
 @app.command()
@@ -81,8 +85,9 @@ def cancel(
     """Cancel a process: what it did is undone. Exit code 4 when it is past the pivot or finished."""
     found = addresses()
     token = token_of_operator(found)
+    # Looked at first: the orchestrator takes a cancellation before its start, and a slip of the pen is none.
+    document = unless_refused(request("GET", url_of(found, f"/{saga}"), token)).json()
     if dry_run:
-        document = unless_refused(request("GET", url_of(found, f"/{saga}"), token)).json()
         print_json({"would_cancel": saga, "state": document.get("state"), "steps": document.get("steps", [])})
         return
     confirm(yes, f"Cancel {saga} and undo what it did?")
@@ -106,7 +111,7 @@ def confirm(yes: bool, question: str) -> None:
 
 def print_timeline(document: Mapping[str, Any]) -> None:
     """The process as bars over its time: one line a step, undo steps below their do."""
-    state, workflow = document["state"], f"{document['workflow']} v{document['version']}"
+    state, workflow = document["state"], _workflow(document)
     console.print(
         f"{document['subject']}  {workflow}  [bold]{state}[/bold]  saga {document['id']}", soft_wrap=True, highlight=False
     )

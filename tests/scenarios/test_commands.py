@@ -1,5 +1,7 @@
 """Exit codes of `tutti order` and `tutti saga`: a script must be able to tell what was refused from what is not there."""
 
+from pathlib import Path
+
 import httpx2
 import pytest
 
@@ -8,7 +10,7 @@ from tests.support.platform import Platform
 from tests.support.workload import order
 
 NOWHERE = "ord_" + "0" * 32
-NOTHING_MATCHED, REFUSED, USAGE = 3, 4, 2
+SOME_FAILED, NOTHING_MATCHED, REFUSED, USAGE = 1, 3, 4, 2
 
 
 @pytest.mark.parametrize(
@@ -16,6 +18,7 @@ NOTHING_MATCHED, REFUSED, USAGE = 3, 4, 2
     [
         ("saga", "show", NOWHERE),
         ("saga", "cancel", NOWHERE, "--reason", "a test", "--dry-run"),
+        ("saga", "cancel", NOWHERE, "--reason", "a test", "--yes"),
         ("order", "show", NOWHERE),
         ("order", "cancel", NOWHERE),
     ],
@@ -43,3 +46,14 @@ async def test_a_filter_that_is_none_is_wrong_usage(platform: Platform) -> None:
     code, out, err = await platform.run("tutti", "saga", "list", "--state", "nonsense", "--json")
 
     assert (code, out) == (USAGE, ""), err
+
+
+async def test_an_order_that_is_wrong_is_answered_with_each_place(platform: Platform, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text('{"order_number": 1}')
+
+    code, out, _ = await platform.run("tutti", "order", "submit", str(wrong))
+
+    assert code == SOME_FAILED
+    assert "/order_number: " in out
+    assert "/lines: " in out
