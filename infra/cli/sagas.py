@@ -113,11 +113,14 @@ def print_timeline(document: Mapping[str, Any]) -> None:
     """The process as bars over its time: one line a step, undo steps below their do."""
     state, workflow = document["state"], _workflow(document)
     console.print(
-        f"{document['subject']}  {workflow}  [bold]{state}[/bold]  saga {document['id']}", soft_wrap=True, highlight=False
+        f"{document['subject'] or '-'}  {workflow}  [bold]{state}[/bold]  saga {document['id']}", soft_wrap=True, highlight=False
     )
     for reason in document["reasons"]:
         console.print(f"  because {reason['code']}: {reason['detail']}", markup=False, soft_wrap=True)
-    begin = _moment(document["started_at"]) or 0.0
+    begin = _moment(document["started_at"])
+    if begin is None:
+        console.print("  was cancelled before its start", markup=False)
+        return
     end = max((_moment(text) or 0.0 for text in _moments(document)), default=begin)
     span = max(end - begin, 0.001)
     ended = document["finished_at"] is not None
