@@ -243,8 +243,6 @@ class Consumption:
         try:
             with library_failures():
                 async with asyncio.timeout(PROBE_SECONDS_MAX * 2):
-                    # Cancelled before it stops listening: the consumer may have come back since it was missed.
-                    await self._cancel(subscriber)
                     await subscriber.stop()
                     await subscriber.start()
         except BrokerUnreachable as error:
