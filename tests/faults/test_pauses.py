@@ -1,6 +1,7 @@
 """Parts that stand still for a while: the broker under a memory alarm, the orchestrator with answers queued and timers due."""
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import asyncpg
 import httpx2
@@ -49,10 +50,12 @@ async def test_no_order_fails_because_the_orchestrator_was_away(fragile: Platfor
     wanted = orders(seed, 60, f"pause-{seed}")
     partner = Partner(fragile.addresses["partners"]["acme"]["api_key"], [fragile.addresses["ingress"]], history)
 
-    load = asyncio.create_task(partner.run(wanted, per_second=30))
-    await wait_until(lambda: _sent(fragile, seed), within=30, what="steps have been sent", every=0.02)
-    async with frozen(fragile, "orchestrator", history):
-        await load
+    async with AsyncExitStack() as away:
+        async with frozen(fragile, "compliance", history):
+            # Nobody is screened meanwhile, so that orders are under way, and have timers, when the orchestrator stops.
+            await partner.run(wanted, per_second=30)
+            await wait_until(lambda: _all_begun(fragile, seed, len(history.ids)), within=30, what="each order has its process")
+            await away.enter_async_context(frozen(fragile, "orchestrator", history))
         queued = await wait_until(lambda: _queued(fragile), within=20, what="answers in the orchestrator's queue", every=0.2)
         await every(PAUSE_SECONDS)
         due = await _one(
@@ -80,12 +83,13 @@ async def _one(platform: Platform, query: str) -> int:
         await database.close()
 
 
-async def _sent(platform: Platform, seed: int) -> int:
-    return await _one(
+async def _all_begun(platform: Platform, seed: int, accepted: int) -> bool:
+    processes = await _one(
         platform,
         "SELECT count(*) FROM orchestrator.workflow_instance JOIN ingress.partner_order ON correlation_id = saga_id"
-        f" WHERE order_number LIKE 'pause-{seed}-%' AND NOT finished",
+        f" WHERE order_number LIKE 'pause-{seed}-%'",
     )
+    return processes >= accepted > 0
 
 
 async def _queued(platform: Platform) -> int:
