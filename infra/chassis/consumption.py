@@ -16,12 +16,15 @@ from typing import Any
 
 import aio_pika
 import structlog
-from aio_pika.abc import AbstractIncomingMessage, AbstractRobustConnection
+from aio_pika.abc import AbstractRobustConnection
+from aiormq.abc import DeliveredMessage
 from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker, RabbitQueue
+from pamqp.commands import Basic
 
-from infra.broker import lenient_frames
+from infra.broker import direct_delivery, lenient_frames
 from infra.broker.connection import BrokerUnreachable, library_failures
+from infra.broker.direct_delivery import Direct
 from infra.chassis.decoding import Raw
 from infra.chassis.loop import Delivery
 from infra.chassis.metrics import CONSUMER_RESTARTS, CONSUMER_UP
@@ -82,6 +85,7 @@ class Consumption:
         on_back: Callable[[], None],
     ) -> None:
         lenient_frames.install()
+        direct_delivery.install()
         self._service = service
         self._url = url
         self._offers = offers
@@ -111,7 +115,7 @@ class Consumption:
             no_reply=True,
         )
 
-        async def take(message: AbstractIncomingMessage) -> None:
+        def take(message: DeliveredMessage) -> None:
             try:
                 offer(self._delivery(message))
             except Exception as error:
@@ -119,9 +123,10 @@ class Consumption:
                 log.critical("delivery_failed", queue=queue, action="the channel is closed, all that is unsettled comes again", exc_info=error)
                 self._abandon(self._channel(message.channel))
 
-        subscriber(take)
-        # Straight from the library's channel to the loop: see the top of this module.
-        subscriber.consume = take  # type: ignore[method-assign, assignment]
+        direct = Direct(take)
+        subscriber(direct.__call__)
+        # Straight from the socket to the loop: see the top of this module.
+        subscriber.consume = direct  # type: ignore[method-assign, assignment]
         return subscriber
 
     def _channel(self, library_channel: Any) -> AmqpChannel:
@@ -145,23 +150,25 @@ class Consumption:
         await asyncio.sleep(ABANDON_SECONDS)
         await channel.close()
 
-    def _delivery(self, message: Any) -> Delivery:
-        channel = self._channel(message.channel)
-        headers = message.headers
-        deliveries = headers.get("x-delivery-count", 0) if headers else 0
+    def _delivery(self, message: DeliveredMessage) -> Delivery:
+        delivery, properties = message.delivery, message.header.properties
+        assert isinstance(delivery, Basic.Deliver)
+        headers = properties.headers or {}
+        deliveries = headers.get("x-delivery-count", 0)
         raw = Raw(
             body=message.body,
-            content_type=message.content_type,
-            content_encoding=message.content_encoding,
+            content_type=properties.content_type,
+            content_encoding=properties.content_encoding,
             headers=headers,
-            message_id=message.message_id,
-            type=message.type,
-            sender=message.user_id,
-            exchange=message.exchange or "",
-            routing_key=message.routing_key or "",
+            message_id=properties.message_id,
+            type=properties.message_type,
+            sender=properties.user_id,
+            exchange=delivery.exchange,
+            routing_key=delivery.routing_key or "",
             deliveries=deliveries if isinstance(deliveries, int) else 0,
         )
-        return Delivery(raw, channel, message.delivery_tag, datetime.now(UTC))
+        assert delivery.delivery_tag is not None
+        return Delivery(raw, self._channel(message.channel), delivery.delivery_tag, datetime.now(UTC))
 
     async def start(self) -> None:
         """Subscribes to every queue. Raises the library's error when the broker cannot be reached or a queue is missing."""
