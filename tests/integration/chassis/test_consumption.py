@@ -13,6 +13,7 @@ import aiormq
 import pytest
 from aio_pika.robust_queue import RobustQueue
 
+from infra.broker import direct_delivery
 from infra.chassis import consumption
 from infra.chassis.consumption import Consumption
 from infra.chassis.loop import Delivery
@@ -91,6 +92,41 @@ async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         while not condition():
             await asyncio.sleep(0.02)
+
+
+async def test_messages_of_every_size_are_taken_whole_and_in_order(broker: TestBroker, publisher: Publisher) -> None:
+    taker = Taker()
+    # Nothing at all, one frame, and several (a frame of this broker has 128 KiB).
+    bodies = [b"", b"small", bytes(range(256)) * 2000, b"last"]
+
+    async with consuming(broker, taker):
+        await publisher.publish(*bodies)
+        await eventually(lambda: len(taker.taken) == len(bodies))
+        await taker.settle()
+
+    assert [delivery.raw.body for delivery in taker.taken] == bodies
+    assert await publisher.ready() == 0
+
+
+async def test_another_consumer_of_the_process_is_served_by_the_library_as_before(
+    broker: TestBroker, publisher: Publisher
+) -> None:
+    direct_delivery.install()
+    bodies = [b"", b"small", bytes(range(256)) * 2000]
+    connection = await aio_pika.connect(broker.url)
+    async with connection:
+        queue = await (await connection.channel()).declare_queue(QUEUE, passive=True)
+        taken: list[bytes] = []
+
+        async def take(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+            await message.ack()
+            taken.append(message.body)
+
+        await queue.consume(take)
+        await publisher.publish(*bodies)
+        await eventually(lambda: len(taken) == len(bodies))
+
+    assert sorted(taken) == sorted(bodies)
 
 
 @pytest.mark.parametrize("times", [1, 3])

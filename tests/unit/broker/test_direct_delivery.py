@@ -1,0 +1,90 @@
+"""How frames are taken apart whatever the socket's chunks, and how those of a delivery are put together."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiormq.exceptions import AMQPConnectionError, InvalidFrameError
+from hypothesis import given
+from hypothesis import strategies as st
+from pamqp import frame
+from pamqp.body import ContentBody
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader, ProtocolHeader
+from pamqp.heartbeat import Heartbeat
+
+from infra.broker.direct_delivery import FrameReader
+
+BODIES = [b"first", b"second" * 40]
+FRAMES = [
+    Heartbeat(),
+    *(
+        one
+        for tag, body in enumerate(BODIES, start=1)
+        for one in (
+            Basic.Deliver("consumer", tag, False, "events", "credit.credit-reserved.v1"),
+            ContentHeader(0, len(body), Basic.Properties(message_id=f"m-{tag}", user_id="credit")),
+            ContentBody(body),
+        )
+    ),
+    Basic.Ack(7, True),
+]
+WIRE = b"".join(frame.marshal(one, 0 if isinstance(one, Heartbeat) else 3) for one in FRAMES)
+
+
+async def _read(chunks: list[bytes]) -> list[tuple[int, Any]]:
+    stream = asyncio.StreamReader()
+    reader = FrameReader(stream)
+    found: list[tuple[int, Any]] = []
+
+    async def feed() -> None:
+        for chunk in chunks:
+            stream.feed_data(chunk)
+            await asyncio.sleep(0)
+        stream.feed_eof()
+
+    feeding = asyncio.create_task(feed())
+    with pytest.raises(AMQPConnectionError):
+        await _gather(reader, found)
+    await feeding
+    return found
+
+
+async def _gather(reader: FrameReader, found: list[tuple[int, Any]]) -> None:
+    while True:
+        _, channel, received = await reader.get_frame()
+        found.append((channel, received))
+
+
+@given(cuts=st.lists(st.integers(0, len(WIRE)), max_size=30))
+def test_frames_are_the_same_wherever_the_socket_cuts_them(cuts: list[int]) -> None:
+    ends = [*sorted(cuts), len(WIRE)]
+    chunks = [WIRE[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    found = asyncio.run(_read([chunk for chunk in chunks if chunk]))
+
+    assert [channel for channel, _ in found] == [0] + [3] * 7
+    assert [type(received) for _, received in found] == [type(one) for one in FRAMES]
+    assert [received.value for _, received in found if isinstance(received, ContentBody)] == BODIES
+
+
+async def test_a_broker_of_another_version_is_heard() -> None:
+    found = await _read([ProtocolHeader(1, 0, 0).marshal()])
+
+    assert [type(received) for _, received in found] == [ProtocolHeader]
+
+
+async def test_what_is_no_frame_is_said() -> None:
+    stream = asyncio.StreamReader()
+    stream.feed_data(frame.marshal(ContentBody(b"body"), 3)[:-1] + b"\x00")
+
+    with pytest.raises(InvalidFrameError):
+        await FrameReader(stream).get_frame()
+
+
+async def test_a_connection_that_is_cut_is_an_error_of_the_connection() -> None:
+    stream = asyncio.StreamReader()
+    stream.set_exception(ConnectionResetError("reset by peer"))
+
+    with pytest.raises(AMQPConnectionError, match="reset by peer"):
+        await FrameReader(stream).get_frame()
