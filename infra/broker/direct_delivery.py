@@ -22,7 +22,8 @@ import aiormq.connection
 from aiormq.abc import AbstractConnection, DeliveredMessage
 from aiormq.exceptions import AMQPConnectionError, InvalidFrameError
 from pamqp import frame
-from pamqp.commands import Basic
+from pamqp.body import ContentBody
+from pamqp.commands import Basic, Channel
 from pamqp.exceptions import PAMQPException
 from pamqp.header import ContentHeader
 
@@ -96,6 +97,9 @@ class DeliveryChannel(aiormq.Channel):
         super().__init__(connection, number, frame_buffer=frame_buffer, **values)
         # Nobody waits for frames yet: the reader's task has not begun.
         self.frames = _Frames(self._takes, frame_buffer or 0)
+        self._begin_again()
+
+    def _begin_again(self) -> None:
         self._delivery: Basic.Deliver | None = None
         self._consumer: Direct | None = None
         self._header: ContentHeader | None = None
@@ -112,29 +116,33 @@ class DeliveryChannel(aiormq.Channel):
                 return False
             self._delivery = received
             return True
-        if self._header is None:
-            if not isinstance(received, ContentHeader):
-                # No content follows: the broker gives the channel up.
-                self._delivery = None
-                return False
+        if isinstance(received, ContentHeader) and self._header is None:
             self._header, self._missing = received, received.body_size
-        else:
+        elif isinstance(received, ContentBody) and self._header is not None:
             self._pieces.append(received.value)
             self._missing -= len(received.value)
+        elif isinstance(received, Channel.Close | Channel.CloseOk):
+            # The channel ends in the middle of a delivery: it was not acknowledged, and comes again.
+            self._begin_again()
+            return False
+        else:
+            # Let through, it would be settled with its neighbours; the connection ends, and all comes again.
+            raise InvalidFrameError(f"{received!r} within a delivery")
         if self._missing <= 0:
             self._hand_over(self._delivery, self._header)
         return True
 
     def _hand_over(self, delivery: Basic.Deliver, header: ContentHeader) -> None:
         body, consumer = b"".join(self._pieces), self._consumer
-        self._delivery, self._consumer, self._header, self._pieces = None, None, None, []
+        self._begin_again()
         assert consumer is not None
         consumer.take(DeliveredMessage(delivery=delivery, header=header, body=body, channel=self))
 
 
 def _direct(consumer: Any) -> Direct | None:
     """What the library made of a callback: a partial of a function of its own, around the callback or around a wrapper of it."""
-    callback = getattr(consumer, "args", (None,))[0]
+    arguments = getattr(consumer, "args", ())
+    callback = arguments[0] if arguments else None
     callback = getattr(callback, "__wrapped__", callback)
     return callback if isinstance(callback, Direct) else None
 

@@ -2,10 +2,11 @@
 
 Each queue gets a channel of its own: on a shared channel, acknowledging "multiple" would acknowledge other consumers' messages.
 The subscriber acknowledges nothing, answers no `reply_to`, declares nothing and leaves the bytes alone; it hands each message
-over and returns at once. FastStream subscribes, connects and comes back; what it does between a delivery and the handler is left
-out. That part copies, wraps and parses what the loop decodes itself (6 % of an order's processor time in Python), swallows the
-handler's exceptions, and drops without a word what comes while a subscriber is starting or stopping, which acknowledging "multiple"
-would then settle without an effect. The watchdog asks the broker whether the queue has a consumer: connected is not the same as consuming.
+over and returns at once. FastStream subscribes, connects and comes back; a delivery does not pass through it, but straight from the
+socket to the loop (`infra/broker/direct_delivery.py`, ADR 13). Its own path copies, wraps and parses what the loop decodes itself,
+swallows the handler's exceptions, and drops without a word what comes while a subscriber is starting or stopping, which acknowledging
+"multiple" would then settle without an effect. The watchdog asks the broker whether the queue has a consumer: connected is not the same
+as consuming.
 """
 
 import asyncio
@@ -141,7 +142,7 @@ class Consumption:
         if channel.abandoned:
             return
         channel.abandoned = True
-        # A task of ours: the library's, in which this runs, ends with the channel.
+        # A task of ours: this runs in the one that reads the connection, and nothing may wait there.
         task = asyncio.create_task(self._close_abandoned(channel))
         self._abandoning.add(task)
         task.add_done_callback(self._abandoning.discard)

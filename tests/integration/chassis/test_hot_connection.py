@@ -4,7 +4,7 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from infra.chassis.database import Trouble, classify
+from infra.chassis.database import DATABASE_ERRORS, Trouble, classify
 from infra.chassis.hot_connection import hot_transaction, together, write
 from tests.support.ledger_bench import Bench
 
@@ -119,3 +119,12 @@ async def test_a_transaction_of_sqlalchemy_sends_writes_together_too(bench: Benc
 async def _end(bench: Bench, pid: int) -> None:
     async with bench.engine.begin() as connection:
         await connection.execute(END, {"pid": pid})
+
+
+@pytest.mark.parametrize("hot", [True, False], ids=["by the driver", "by SQLAlchemy"])
+async def test_a_value_that_the_driver_does_not_even_send_is_its_messages_fault(bench: Bench, hot: bool) -> None:
+    with pytest.raises(DATABASE_ERRORS) as refused:
+        async with hot_transaction(bench.engine) if hot else bench.engine.begin() as connection:
+            await connection.execute(text("SELECT CAST(:number AS integer)"), {"number": 2**40})
+
+    assert classify(refused.value) is Trouble.DATA

@@ -1,19 +1,23 @@
 """How frames are taken apart whatever the socket's chunks, and how those of a delivery are put together."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
+import aiormq
 import pytest
+from aio_pika.queue import consumer
 from aiormq.exceptions import AMQPConnectionError, InvalidFrameError
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import frame
 from pamqp.body import ContentBody
-from pamqp.commands import Basic
+from pamqp.commands import Basic, Channel, Connection
 from pamqp.header import ContentHeader, ProtocolHeader
 from pamqp.heartbeat import Heartbeat
 
-from infra.broker.direct_delivery import FrameReader
+from infra.broker.direct_delivery import DeliveryChannel, Direct, FrameReader
 
 BODIES = [b"first", b"second" * 40]
 FRAMES = [
@@ -88,3 +92,55 @@ async def test_a_connection_that_is_cut_is_an_error_of_the_connection() -> None:
 
     with pytest.raises(AMQPConnectionError, match="reset by peer"):
         await FrameReader(stream).get_frame()
+
+
+CONSUMER = "consumer"
+DELIVER = Basic.Deliver(CONSUMER, 1, False, "events", "credit.credit-reserved.v1")
+
+
+@pytest.fixture
+async def channel() -> AsyncIterator[tuple[DeliveryChannel, list[bytes]]]:
+    """A channel with one direct consumer, as aio-pika registers it, on a connection that was never opened; and what is taken."""
+    connection = aiormq.Connection("amqp://127.0.0.1:1/")
+    connection.connection_tune = Connection.Tune(frame_max=128 * 1024)
+    taken: list[bytes] = []
+    made = DeliveryChannel(connection, 1, publisher_confirms=False)
+    made.consumers[CONSUMER] = partial(consumer, Direct(lambda message: taken.append(message.body)), no_ack=False)
+    yield made, taken
+    await made.close()
+
+
+async def test_a_delivery_in_several_frames_is_handed_over_with_the_last(channel: tuple[DeliveryChannel, list[bytes]]) -> None:
+    receiving, taken = channel
+    for received in (DELIVER, ContentHeader(0, 6, Basic.Properties()), ContentBody(b"one")):
+        await receiving.frames.put((1, received))
+    assert taken == []
+
+    await receiving.frames.put((1, ContentBody(b"two")))
+
+    assert taken == [b"onetwo"]
+    assert receiving.frames.empty()
+
+
+async def test_a_channel_that_ends_within_a_delivery_hands_nothing_over(channel: tuple[DeliveryChannel, list[bytes]]) -> None:
+    receiving, taken = channel
+    await receiving.frames.put((1, DELIVER))
+    await receiving.frames.put((1, ContentHeader(0, 6, Basic.Properties())))
+
+    await receiving.frames.put((1, Channel.Close(541, "the node stops", 0, 0)))
+
+    assert receiving.frames.qsize() == 1
+    assert taken == []
+
+
+@pytest.mark.parametrize("received", [Basic.Ack(1), ContentBody(b"body"), DELIVER], ids=["a confirm", "a body", "a delivery"])
+async def test_a_frame_that_belongs_to_no_delivery_ends_the_connection_and_settles_nothing(
+    channel: tuple[DeliveryChannel, list[bytes]], received: Any
+) -> None:
+    receiving, taken = channel
+    await receiving.frames.put((1, DELIVER))
+
+    with pytest.raises(InvalidFrameError):
+        await receiving.frames.put((1, received))
+
+    assert taken == []
