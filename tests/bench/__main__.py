@@ -33,6 +33,8 @@ UP_SECONDS_MAX = 180.0
 WAIT_SECONDS = 30
 # Every order completes, so that the same work is measured: stock and credit are ample, and nobody is on a list.
 BUYERS, ITEMS = 50, 500
+# Where our own fleet drives, and a country for which a carrier is booked over HTTP.
+FLEET, OVER_HTTP = "DE", "US"
 
 out = Console(stderr=True)
 
@@ -70,8 +72,8 @@ class Load:
         self._mark = mark
         self._next = 0
 
-    async def run(self, concurrency: int, orders: int, country: str = "DE") -> tuple[float, list[float]]:
-        """(orders per second, seconds of each). Raises RuntimeError for an order that did not complete."""
+    async def run(self, concurrency: int, orders: int, country: str = FLEET) -> tuple[float, list[float]]:
+        """(orders per second, seconds of each). Raises RuntimeError for an order that did not complete, or not by the right carrier."""
         left = orders
         took: list[float] = []
 
@@ -83,8 +85,10 @@ class Load:
                 self._next += 1
                 number = self._next
                 answer = await client.post_order(order(self._mark, number, country), f"{self._mark}-{number}", wait=WAIT_SECONDS)
-                if answer.status != 200 or answer.json()["status"] != "completed":
-                    raise RuntimeError(f"order {number}: HTTP {answer.status} {answer.body[:600]!r}")
+                document = answer.json() if answer.status == 200 else {}
+                fleet = all(parcel["carrier"] == "own-fleet" for parcel in document.get("shipments", ()))
+                if document.get("status") != "completed" or fleet != (country == FLEET):
+                    raise RuntimeError(f"order {number} to {country}: HTTP {answer.status} {answer.body[:600]!r}")
                 took.append(answer.seconds)
             client.close()
 
@@ -97,7 +101,7 @@ async def measure(addresses: Mapping[str, Any], home: Any, repeats: int, scale: 
     load = Load(addresses, f"bench-{time.time_ns()}")
     out.print("warming up")
     await load.run(20, WARM_UP)
-    body = order("floor", 1, "DE") * 2
+    body = order("floor", 1, FLEET) * 2
     floors: list[dict[str, float]] = []
     rates: dict[int, list[float]] = {c: [] for c in CONCURRENCIES}
     latencies: dict[int, list[dict[str, float]]] = {c: [] for c in CONCURRENCIES}
@@ -127,7 +131,7 @@ async def measure(addresses: Mapping[str, Any], home: Any, repeats: int, scale: 
             if gauge:
                 machine[gauge[0]] = statistics.fmean([*around, await gauge[1](addresses["broker"], body)])
         floors.append(machine)
-        rate, _ = await load.run(max(CONCURRENCIES), int(CONCURRENCIES[200] * scale / 3), country="DE")
+        rate, _ = await load.run(max(CONCURRENCIES), int(CONCURRENCIES[200] * scale / 3), country=OVER_HTTP)
         over_http.append(rate)
     return _report(rates, latencies, floors, cpu, messages, over_http)
 
