@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+SHARED = Path(os.environ.get("TUTTI_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def shared_data(relative: str) -> Path:
     """The path of shared data; skips the test, with the reason, where there are none."""
-    base = Path(os.environ.get("TUTTI_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    path = base / relative
+    path = SHARED / relative
     if not path.exists():
-        pytest.skip(f"shared data {relative} are not at {base}; TUTTI_SHARED_DATA names another place")
+        pytest.skip(f"shared data {relative} are not at {SHARED}; TUTTI_SHARED_DATA names another place")
     return path

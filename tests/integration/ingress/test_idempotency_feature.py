@@ -4,11 +4,9 @@ Their endpoint takes any JSON, ours takes orders: `{"foo":"bar"}` stands for one
 """
 
 import asyncio
-import os
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,10 +14,10 @@ import pytest
 from sqlalchemy import text
 
 from tests.integration.ingress.partners import Ingress, order
+from tests.support.shared_data import SHARED
 
 pytestmark = [pytest.mark.timeout(60)]
 
-SHARED = Path(os.environ.get("TUTTI_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
 FEATURE = SHARED / "idempotency" / "idempotency-key.feature"
 
 SKIPPED = {

@@ -2,7 +2,6 @@
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +13,10 @@ from contracts.envelope import STRUCTURED, Envelope, EnvelopeError, parse
 from contracts.inventory.v1 import StockRecovered
 from infra.chassis.outbox import Timing, encode
 from infra.chassis.service import Outbound
+from tests.support.shared_data import SHARED
 
 NOW = datetime(2026, 11, 21, 10, 5, 0, 123456, tzinfo=UTC)
-CONFORMANCE = Path(__file__).parents[4] / "shared" / "data" / "events" / "cloudevents"
+CONFORMANCE = SHARED / "events" / "cloudevents"
 FULL = Envelope(
     id="1", source="/credit", type="credit.credit-reserved.v1", time=NOW, data={"text": "Zürich", "list": [1, None, "2.50"]},
     subject="ord_1", dataschema="urn:tutti:schema:x", correlationid="s1", causationid="0", operationid="s1:reserve", revision=2,

@@ -6,7 +6,6 @@ worse. Output names no person: counts only.
 
 import csv
 import json
-import os
 import random
 import time
 from collections.abc import Iterable
@@ -21,9 +20,9 @@ from services.compliance.denied import DeniedParties
 from services.compliance.domain import DEFAULT_THRESHOLDS
 from services.compliance.likeness import score
 from services.compliance.names import normalise
+from tests.support.shared_data import SHARED
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-SHARED = Path(os.environ.get("TUTTI_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 SANCTIONS = SHARED / "sanctions"
 
 if not SANCTIONS.is_dir():

@@ -3,7 +3,6 @@
 import json
 from datetime import timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +13,10 @@ from orchestrator.engine import Answer, Started, advance
 from orchestrator.expressions import Language
 from orchestrator.instance import Instance, State
 from orchestrator.workflow import ENDS, Step, Template, Undo, Workflow
+from tests.support.shared_data import SHARED
 from tests.unit.orchestrator.test_engine import NOW
 
-FILE = Path(__file__).parents[4] / "shared" / "data" / "workflow" / "saga-scenarios.json"
+FILE = SHARED / "workflow" / "saga-scenarios.json"
 SCENARIOS: list[dict[str, Any]] = json.loads(FILE.read_text()) if FILE.is_file() else []
 
 
