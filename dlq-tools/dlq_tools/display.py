@@ -1,20 +1,15 @@
 """How dead letters look on a terminal."""
 
 import json
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Column, Table
 
-PIPE_COLUMNS: Final = 200
-# What is piped into a file or a pager is not cut to the 80 columns that a terminal is taken to have.
-_out: Final = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS)
-_err: Final = Console(stderr=True)
+from infra.cli.output import console, errors
+
 BODY_LENGTH_MAX: Final = 20_000
 ERROR_LENGTH_MAX: Final = 120
 _COLOURS: Final = {
@@ -28,12 +23,12 @@ _OUTCOMES: Final = {"resolved": "green", "failed-again": "red", "pending": "yell
 
 
 def say(words: str) -> None:
-    _out.print(escape(words))
+    console.print(escape(words))
 
 
 def complain(words: str) -> None:
     """To stderr, so that stdout stays what it is for programs."""
-    _err.print(escape(words), style="red")
+    errors.print(escape(words), style="red")
 
 
 def table(items: Sequence[Mapping[str, Any]]) -> None:
@@ -53,7 +48,7 @@ def table(items: Sequence[Mapping[str, Any]]) -> None:
             str(item["attempts"]),
             item["last_failed_at"][:19],
         )
-    _out.print(made)
+    console.print(made)
 
 
 def _id(name: str) -> Column:
@@ -67,43 +62,43 @@ def letter(item: Mapping[str, Any]) -> None:
     for name in ("id", "state", "queue", "type", "message_id", "correlation_id", "subject", "kind", "attempts", "first_failed_at",
                  "last_failed_at", "group", "revision"):  # fmt: skip
         facts.add_row(f"[bold]{name}[/]", escape(str(item[name])))
-    _out.print(facts)
-    _out.print(f"\n[bold red]{escape(item['error_class'])}[/]: {escape(item['error'])}")
+    console.print(facts)
+    console.print(f"\n[bold red]{escape(item['error_class'])}[/]: {escape(item['error'])}")
     if item["failure"]["trace"]:
-        _out.print(escape(item["failure"]["trace"]), style="dim")
-    _out.print(f"\n[bold]headers[/] {escape(json.dumps(item['headers'], ensure_ascii=False))}")
+        console.print(escape(item["failure"]["trace"]), style="dim")
+    console.print(f"\n[bold]headers[/] {escape(json.dumps(item['headers'], ensure_ascii=False))}")
     masked = " (personal data masked; --reveal shows it)" if item["body_masked"] else ""
-    _out.print(f"[bold]body[/]{masked}")
+    console.print(f"[bold]body[/]{masked}")
     body = item.get("body", item.get("body_base64", ""))
-    _out.print(Syntax(body[:BODY_LENGTH_MAX], "json", word_wrap=True, background_color="default"))
+    console.print(Syntax(body[:BODY_LENGTH_MAX], "json", word_wrap=True, background_color="default"))
     if len(body) > BODY_LENGTH_MAX:
-        _out.print(f"... {len(body) - BODY_LENGTH_MAX} more characters; --json has them all", style="dim")
+        console.print(f"... {len(body) - BODY_LENGTH_MAX} more characters; --json has them all", style="dim")
     history = Table("at", "what", "actor", "reason", box=None, header_style="bold")
     for entry in item["history"]:
         history.add_row(
             entry["at"][:19], escape(entry["what"]), escape(entry["actor"]), escape(entry["reason"])
         )
-    _out.print()
-    _out.print(history)
+    console.print()
+    console.print(history)
 
 
 def replayed(made: Mapping[str, Any], *, waited: bool) -> None:
     """What a replay did."""
     if made["state"] == "dry-run":
-        _out.print(f"{made['items']} would be replayed.")
+        console.print(f"{made['items']} would be replayed.")
     elif made["items"]:
-        _out.print(
+        console.print(
             f"campaign {made['campaign']}: {made['items']} replayed, [green]{made['resolved']} resolved[/], "
             f"[red]{made['failed_again']} failed again[/], [yellow]{made['pending']} pending[/]"
         )
         if made["pending"]:
-            _out.print(f"See the results with: dlq campaign show {made['campaign']}", style="dim")
+            console.print(f"See the results with: dlq campaign show {made['campaign']}", style="dim")
     _refusals(made)
 
 
 def discarded(made: Mapping[str, Any]) -> None:
     """What a discard did."""
-    _out.print(
+    console.print(
         f"{made['items']} would be discarded." if made["dry_run"] else f"{made['discarded']} discarded."
     )
     _refusals(made)
@@ -125,7 +120,7 @@ def campaigns(found: Sequence[Mapping[str, Any]]) -> None:
     for one in found:
         figures = (str(one[name]) for name in ("items", "resolved", "failed_again", "pending"))
         made.add_row(one["campaign"], one["state"], *figures, escape(one["actor"]), escape(one["reason"]))
-    _out.print(made)
+    console.print(made)
 
 
 def campaign(found: Mapping[str, Any]) -> None:
@@ -133,7 +128,7 @@ def campaign(found: Mapping[str, Any]) -> None:
     made = Table(_id("id"), "replay", "outcome", box=None, header_style="bold")
     for one in found["results"]:
         made.add_row(one["id"], str(one["replay"]), f"[{_OUTCOMES[one['outcome']]}]{one['outcome']}[/]")
-    _out.print(made)
+    console.print(made)
 
 
 def retries(found: Sequence[Mapping[str, Any]]) -> None:
@@ -148,11 +143,11 @@ def retries(found: Sequence[Mapping[str, Any]]) -> None:
             escape(error),
             str(one["due_at"])[:19],
         )
-    _out.print(made)
+    console.print(made)
 
 
 def _refusals(made: Mapping[str, Any]) -> None:
     for one in made["refused"]:
-        _err.print(escape(f"{one['id']}: {one['reason']}"), style="yellow")
+        errors.print(escape(f"{one['id']}: {one['reason']}"), style="yellow")
     for one in made["unknown"]:
-        _err.print(escape(f"{one}: there is no such dead letter"), style="yellow")
+        errors.print(escape(f"{one}: there is no such dead letter"), style="yellow")

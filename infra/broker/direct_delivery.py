@@ -2,8 +2,7 @@
 
 aiormq reads a frame in three awaits, passes each of the three frames of a delivery through a queue to the channel's own task, which
 starts a task for the consumer, in which aio-pika wraps the message and starts another. For a consumer that only puts the message into
-its own queue that is most of the price of a delivery: an order cost 11.2 ms of processor time with it and 10.0 without, and 8 % more
-orders went through (two platforms side by side, seven paired rounds at concurrency 200).
+its own queue that is most of the price of a delivery; ADR 13 has the figures.
 
     socket ──chunk──> FrameReader ──frame──> channel.frames ──Deliver, header, body──> Direct.take          (here)
                                                   └─ everything else ──> the channel's task, as before

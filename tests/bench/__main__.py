@@ -23,6 +23,7 @@ from infra.local.home import open_home
 from tests.bench import floor
 from tests.bench.client import Partner
 from tests.bench.processes import cpu_seconds, published_messages
+from tests.support.workload import BUYERS, FLEET, ITEMS, OVER_HTTP
 
 CONCURRENCIES = {1: 100, 50: 1500, 200: 3000}
 # Which figure of the machine stands beside which concurrency.
@@ -31,16 +32,12 @@ REPEATS = 3
 WARM_UP = 300
 UP_SECONDS_MAX = 180.0
 WAIT_SECONDS = 30
-# Every order completes, so that the same work is measured: stock and credit are ample, and nobody is on a list.
-BUYERS, ITEMS = 50, 500
-# Where our own fleet drives, and a country for which a carrier is booked over HTTP.
-FLEET, OVER_HTTP = "DE", "US"
 
 out = Console(stderr=True)
 
 
 def order(mark: str, number: int, country: str) -> bytes:
-    """An order of three lines, different each time."""
+    """An order of three lines, different each time. Each completes, so that the same work is measured: stock and credit are ample."""
     lines = [
         {"line": str(line + 1), "sku": f"P-{(number * 7 + line * 131) % ITEMS + 1}", "quantity": "1", "unit": "C62"}
         for line in range(3)

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from infra.chassis.crash_points import POINTS
-from tests.support.breakage import replica, whole
+from tests.support.breakage import every, replica, whole
 from tests.support.history import History
 from tests.support.invariants import check, drained
 from tests.support.platform import Platform
@@ -93,12 +93,14 @@ async def _timers_going_off(platform: Platform) -> AsyncIterator[None]:
         try:
             for _ in range(FIRINGS_MAX):
                 await database.execute("UPDATE orchestrator.workflow_instance SET next_timer_at = now() WHERE NOT finished")
-                await asyncio.sleep(FIRING_SECONDS)
+                await every(FIRING_SECONDS)
         finally:
             await database.close()
 
     firing = asyncio.create_task(fire())
-    yield
-    firing.cancel()
-    with suppress(asyncio.CancelledError):
-        await firing
+    try:
+        yield
+    finally:
+        firing.cancel()
+        with suppress(asyncio.CancelledError):
+            await firing

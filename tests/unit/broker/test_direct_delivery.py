@@ -1,7 +1,7 @@
 """How frames are taken apart whatever the socket's chunks, and how those of a delivery are put together."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from pamqp.heartbeat import Heartbeat
 
 from infra.broker.direct_delivery import DeliveryChannel, Direct, FrameReader
 
+CONSUMER = "consumer"
 BODIES = [b"first", b"second" * 40]
 FRAMES = [
     Heartbeat(),
@@ -26,7 +27,7 @@ FRAMES = [
         one
         for tag, body in enumerate(BODIES, start=1)
         for one in (
-            Basic.Deliver("consumer", tag, False, "events", "credit.credit-reserved.v1"),
+            Basic.Deliver(CONSUMER, tag, False, "events", "credit.credit-reserved.v1"),
             ContentHeader(0, len(body), Basic.Properties(message_id=f"m-{tag}", user_id="credit")),
             ContentBody(body),
         )
@@ -36,21 +37,22 @@ FRAMES = [
 WIRE = b"".join(frame.marshal(one, 0 if isinstance(one, Heartbeat) else 3) for one in FRAMES)
 
 
-async def _read(chunks: list[bytes]) -> list[tuple[int, Any]]:
-    stream = asyncio.StreamReader()
-    reader = FrameReader(stream)
+class Chunked(asyncio.StreamReader):
+    """A socket from which each read gets one of the chunks, and then the end."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        super().__init__()
+        self._chunks = iter(chunks)
+
+    async def read(self, n: int = -1) -> bytes:
+        return next(self._chunks, b"")
+
+
+async def _read(chunks: Iterable[bytes]) -> list[tuple[int, Any]]:
+    reader = FrameReader(Chunked(chunks))
     found: list[tuple[int, Any]] = []
-
-    async def feed() -> None:
-        for chunk in chunks:
-            stream.feed_data(chunk)
-            await asyncio.sleep(0)
-        stream.feed_eof()
-
-    feeding = asyncio.create_task(feed())
     with pytest.raises(AMQPConnectionError):
         await _gather(reader, found)
-    await feeding
     return found
 
 
@@ -94,7 +96,6 @@ async def test_a_connection_that_is_cut_is_an_error_of_the_connection() -> None:
         await FrameReader(stream).get_frame()
 
 
-CONSUMER = "consumer"
 DELIVER = Basic.Deliver(CONSUMER, 1, False, "events", "credit.credit-reserved.v1")
 
 
