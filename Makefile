@@ -24,6 +24,7 @@ test: setup check ## Everything the project promises, checked
 	@$(BIN)/python -m pytest tests/faults
 
 check: setup ## Lint, types, architecture
+	@$(BIN)/ruff format --check .   # `.venv/bin/ruff format .` mends it
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports

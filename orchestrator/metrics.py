@@ -13,7 +13,9 @@ from orchestrator.instance import AT_REST, State
 PROCESSES: Final = Gauge("tutti_processes", "Processes by state; see runbooks/stuck-process.md", ("state",))
 MEASURE_SECONDS: Final = 10.0
 # The unfinished ones only: a partial index serves them, however many have finished.
-COUNTS: Final = text("SELECT state, count(*) AS number FROM workflow_instance WHERE NOT finished AND state <> 'absent' GROUP BY state")
+COUNTS: Final = text(
+    "SELECT state, count(*) AS number FROM workflow_instance WHERE NOT finished AND state <> 'absent' GROUP BY state"
+)
 
 
 async def measure(runtime: Runtime) -> None:

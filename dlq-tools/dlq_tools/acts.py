@@ -125,9 +125,7 @@ async def _freeze(
         )
     known = {letter.id for letter in found}
     wanted: Sequence[str] = selection.filters.ids or ()
-    unknown = (
-        tuple(one for one in dict.fromkeys(wanted) if one not in known) if selection.limit is None else ()
-    )
+    unknown = tuple(one for one in dict.fromkeys(wanted) if one not in known) if selection.limit is None else ()
     now: datetime = (await connection.execute(_NOW)).scalar_one()
     return now, found, unknown
 

@@ -23,9 +23,7 @@ from infra.chassis.port import operators_only
 from infra.chassis.process import Runtime
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
-Reason = Annotated[
-    str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True, pattern=r"^[^\x00]*$")
-]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True, pattern=r"^[^\x00]*$")]
 Shown = Literal["open", "replaying", "resolved", "discarded", "parked"]
 Limit = Annotated[int, Field(ge=1, le=10_000)]
 
@@ -137,9 +135,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
         async with runtime.unit() as unit:
             found = await postgres.item(unit.connection, letter)
             if found is not None:
-                entry = HistoryEntry(
-                    letter, datetime.now(UTC), "revealed", f"operator:{body.actor}", body.reason
-                )
+                entry = HistoryEntry(letter, datetime.now(UTC), "revealed", f"operator:{body.actor}", body.reason)
                 await postgres.insert_history(unit.connection, [entry])
         return _json(_shown(found, letter, revealed=True))
 

@@ -45,9 +45,7 @@ app = typer.Typer(
 )
 campaign_app = typer.Typer(no_args_is_help=True, help="Replays and what became of them.")
 app.add_typer(campaign_app, name="campaign")
-retries_app = typer.Typer(
-    no_args_is_help=True, help="Messages that wait for another try, before they become dead letters."
-)
+retries_app = typer.Typer(no_args_is_help=True, help="Messages that wait for another try, before they become dead letters.")
 app.add_typer(retries_app, name="retries")
 
 
@@ -62,9 +60,7 @@ class StateName(StrEnum):
 
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
-Queue = Annotated[
-    str | None, typer.Option("--queue", help="Only of this queue, for example credit.commands.")
-]
+Queue = Annotated[str | None, typer.Option("--queue", help="Only of this queue, for example credit.commands.")]
 Type = Annotated[
     str | None,
     typer.Option("--type", help="Only messages of this type, for example credit.reserve-credit.v1."),
@@ -73,22 +69,16 @@ Group = Annotated[str | None, typer.Option("--group", help="Only with this signa
 OfState = Annotated[StateName | None, typer.Option("--state", help="Only in this state.")]
 Since = Annotated[
     str | None,
-    typer.Option(
-        "--since", help="Only what failed since: 2026-11-21, 2026-11-21T10:05:00Z, or 30m, 24h, 7d ago."
-    ),
+    typer.Option("--since", help="Only what failed since: 2026-11-21, 2026-11-21T10:05:00Z, or 30m, 24h, 7d ago."),
 ]
 Correlation = Annotated[str | None, typer.Option("--correlation-id", help="Only of this process.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept in the history.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
-Actor = Annotated[
-    str | None, typer.Option("--actor", help="Who does it; default: the operator whose token is used.")
-]
+Actor = Annotated[str | None, typer.Option("--actor", help="Who does it; default: the operator whose token is used.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Dead letters by id.")]
 All = Annotated[bool, typer.Option("--all", help="Every dead letter that this can be done with.")]
-Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, max=10_000, help="At most so many, the oldest first.")
-]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, max=10_000, help="At most so many, the oldest first.")]
 
 
 def main() -> None:
@@ -134,17 +124,11 @@ class Act:
         if not dry_run and not yes:
             would = self._ask(dry_run=True)
             if would["items"]:
-                _confirm(
-                    f"{self.name.capitalize()} {would['items']} dead letter(s)?", yes=yes, as_json=as_json
-                )
+                _confirm(f"{self.name.capitalize()} {would['items']} dead letter(s)?", yes=yes, as_json=as_json)
         made = self._ask(dry_run=dry_run)
         if not made["items"] and not made["refused"]:
             unknown = ", ".join(made["unknown"])
-            raise NotFound(
-                f"no dead letter {unknown}; see `dlq list`"
-                if unknown
-                else "no dead letter matches; see `dlq list`"
-            )
+            raise NotFound(f"no dead letter {unknown}; see `dlq list`" if unknown else "no dead letter matches; see `dlq list`")
         return made
 
     def _ask(self, *, dry_run: bool) -> dict[str, Any]:
@@ -178,9 +162,7 @@ def _act(
     }
     given = {name: value for name, value in filters.items() if value is not None}
     if not ids and not given and not all:
-        raise typer.BadParameter(
-            "select dead letters: by id, by filters such as --queue, or --all", param_hint="SELECTION"
-        )
+        raise typer.BadParameter("select dead letters: by id, by filters such as --queue, or --all", param_hint="SELECTION")
     if ids and (given or all):
         raise typer.BadParameter("ids stand alone; leave out filters and --all", param_hint="SELECTION")
     selection = {"ids": list(ids or ()), **given, "all": all, **({"limit": limit} if limit else {})}
@@ -219,9 +201,7 @@ def list_dead_letters(
     state: OfState = None,
     since: Since = None,
     correlation_id: Correlation = None,
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, max=10_000, help="At most so many, the newest first.")
-    ] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many, the newest first.")] = 100,
     as_json: Json = False,
 ) -> int:
     """Dead letters, those that failed last first."""
@@ -248,9 +228,7 @@ def list_dead_letters(
 @speaks
 def show(
     id: Annotated[str, typer.Argument(metavar="ID", help="The dead letter.")],
-    reveal: Annotated[
-        bool, typer.Option("--reveal", help="Show personal data in the body; goes into the history.")
-    ] = False,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show personal data in the body; goes into the history.")] = False,
     reason: Annotated[str | None, typer.Option("--reason", help="Why; needed with --reveal.")] = None,
     actor: Actor = None,
     as_json: Json = False,
@@ -280,12 +258,8 @@ def show(
 @acts("replay")
 def replay(
     act: Act,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until each item is resolved or has failed again.")
-    ] = False,
-    timeout: Annotated[
-        float, typer.Option("--timeout", min=0.1, max=3600.0, help="Seconds that --wait waits at most.")
-    ] = 60.0,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until each item is resolved or has failed again.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, max=3600.0, help="Seconds that --wait waits at most.")] = 60.0,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -336,9 +310,7 @@ def list_campaigns(as_json: Json = False) -> int:
 
 @campaign_app.command("show", epilog="Example: dlq campaign show c_018f2b --json")
 @speaks
-def show_campaign(
-    id: Annotated[str, typer.Argument(metavar="ID", help="The campaign.")], as_json: Json = False
-) -> int:
+def show_campaign(id: Annotated[str, typer.Argument(metavar="ID", help="The campaign.")], as_json: Json = False) -> int:
     """One replay, item by item."""
     found = request(find_desk(), "GET", f"/internal/campaigns/{id}")
     if as_json:
@@ -351,9 +323,7 @@ def show_campaign(
 @retries_app.command("list", epilog="Example: dlq retries list --json")
 @speaks
 def list_retries(
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, max=1000, help="At most so many of each process.")
-    ] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many of each process.")] = 100,
     as_json: Json = False,
 ) -> int:
     """What backs off, and until when, in all processes of this stack."""
@@ -373,9 +343,7 @@ def list_retries(
     return DONE if found else NOTHING_MATCHED
 
 
-@retries_app.command(
-    "now", epilog='Example: dlq retries now 0191d2c8-7d5e --reason "the carrier is back" --yes'
-)
+@retries_app.command("now", epilog='Example: dlq retries now 0191d2c8-7d5e --reason "the carrier is back" --yes')
 @speaks
 def retry_now(
     reason: Reason,
@@ -416,10 +384,7 @@ def _await_results(desk: Desk, campaign: str, seconds: float) -> dict[str, Any]:
     while True:
         found: dict[str, Any] = request(desk, "GET", f"/internal/campaigns/{campaign}")
         if not found["pending"] or time.monotonic() >= deadline:
-            return {
-                name: found[name]
-                for name in ("items", "resolved", "failed_again", "pending", "state", "results")
-            }
+            return {name: found[name] for name in ("items", "resolved", "failed_again", "pending", "state", "results")}
         time.sleep(min(POLL_SECONDS, max(deadline - time.monotonic(), 0.0)))
 
 
@@ -448,9 +413,7 @@ def _confirm(question: str, *, yes: bool, as_json: bool) -> None:
     if yes:
         return
     if as_json or not sys.stdin.isatty():
-        raise typer.BadParameter(
-            "this changes dead letters and there is nobody to ask; add --yes", param_hint="--yes"
-        )
+        raise typer.BadParameter("this changes dead letters and there is nobody to ask; add --yes", param_hint="--yes")
     typer.confirm(question, abort=True, err=True)
 
 
@@ -461,9 +424,7 @@ def _processes(desk: Desk) -> dict[str, str]:
 
 
 def _print(document: Any) -> None:
-    sys.stdout.write(
-        json.dumps(document, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None) + "\n"
-    )
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None) + "\n")
 
 
 def _fail(words: str, code: int, *, as_json: bool) -> NoReturn:

@@ -97,9 +97,7 @@ class Collector:
         url = URL(self._settings.broker_url.get_secret_value()).update_query(heartbeat=str(HEARTBEAT_SECONDS))
         async with asyncio.timeout(CONNECT_SECONDS_MAX):
             with library_failures():
-                connection = await aio_pika.connect(
-                    url, client_properties={"connection_name": "deadletters collector"}
-                )
+                connection = await aio_pika.connect(url, client_properties={"connection_name": "deadletters collector"})
         intake = Intake()
         try:
             connection.close_callbacks.add(intake.end)
@@ -120,14 +118,10 @@ class Collector:
             await dead.consume(partial(intake.take, queue))
         return channel
 
-    async def _collect(
-        self, connection: AbstractConnection, channel: AbstractChannel, intake: "Intake"
-    ) -> None:
+    async def _collect(self, connection: AbstractConnection, channel: AbstractChannel, intake: "Intake") -> None:
         next_probe = time.monotonic() + self._settings.watchdog_interval_seconds
         while not self._runtime.stopping.is_set():
-            batch = intake.next_batch(
-                self._settings.collector_batch_size_max, self._settings.collector_batch_bytes_max
-            )
+            batch = intake.next_batch(self._settings.collector_batch_size_max, self._settings.collector_batch_bytes_max)
             if batch:
                 await self._store([read(found, datetime.now(UTC)) for found, _ in batch])
                 await self._acknowledge(channel, batch[-1][1])
@@ -149,9 +143,7 @@ class Collector:
         stopping = asyncio.create_task(self._runtime.stopping.wait())
         arrival = asyncio.create_task(intake.wake.wait())
         try:
-            await asyncio.wait(
-                {stopping, arrival}, timeout=max(seconds, 0.0), return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({stopping, arrival}, timeout=max(seconds, 0.0), return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
             arrival.cancel()
@@ -196,9 +188,7 @@ class Collector:
                     continue
                 self._runtime.log.warning("collector_waits_for_database", error=str(error)[:300])
                 if await _stopped_within(self._runtime, pause):
-                    raise BrokerUnreachable(
-                        "stopped during an outage; what was not stored stays in its queue"
-                    ) from error
+                    raise BrokerUnreachable("stopped during an outage; what was not stored stays in its queue") from error
                 pause = min(pause * 2, OUTAGE_PAUSE_SECONDS_MAX)
 
     async def _transaction(self, letters: Sequence[Letter]) -> None:
@@ -277,11 +267,7 @@ def _found(queue: str, message: AbstractIncomingMessage) -> Found:
 
 def _is_news(letter: Letter) -> bool:
     """Whether its process is told. Letters about the desk's own news are not news, or one bad one would breed others for ever."""
-    return (
-        bool(letter.correlation_id)
-        and letter.correlation_id.isprintable()
-        and owner_of(letter.type) != FAILURE_DESK
-    )
+    return bool(letter.correlation_id) and letter.correlation_id.isprintable() and owner_of(letter.type) != FAILURE_DESK
 
 
 def _bare(letter: Letter, error: Exception) -> Letter:

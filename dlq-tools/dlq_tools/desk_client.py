@@ -68,9 +68,7 @@ def request_at(url: str, token: str, method: str, path: str, **options: Any) -> 
         with httpx2.Client(base_url=url, timeout=REQUEST_SECONDS_MAX, trust_env=False) as client:
             answer = client.request(method, path, headers={"Authorization": f"Bearer {token}"}, **options)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise Unreachable(
-            f"no answer from {url} ({type(error).__name__}). See whether it runs: tutti status"
-        ) from error
+        raise Unreachable(f"no answer from {url} ({type(error).__name__}). See whether it runs: tutti status") from error
     if answer.is_success:
         return answer.json()
     raise _meaning(answer)
@@ -86,9 +84,7 @@ def _meaning(answer: httpx2.Response) -> Exception:
         case 404:
             return NotFound(words)
         case 401 | 403:
-            return NotAllowed(
-                f"{words}. The token is in addresses.json of the home, or in TUTTI_OPERATOR_TOKEN"
-            )
+            return NotAllowed(f"{words}. The token is in addresses.json of the home, or in TUTTI_OPERATOR_TOKEN")
         case 409:
             return NotAllowed(words)
         case 400 | 422:

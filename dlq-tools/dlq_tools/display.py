@@ -33,9 +33,7 @@ def complain(words: str) -> None:
 
 def table(items: Sequence[Mapping[str, Any]]) -> None:
     """Dead letters, one line each."""
-    made = Table(
-        _id("id"), "state", "queue", "type", "error", "attempts", "last failed", box=None, header_style="bold"
-    )
+    made = Table(_id("id"), "state", "queue", "type", "error", "attempts", "last failed", box=None, header_style="bold")
     for item in items:
         state = f"[{_COLOURS[item['state']]}]{item['state']}[/]"
         error = f"{item['error_class']}: {item['error']}"[:ERROR_LENGTH_MAX]
@@ -75,9 +73,7 @@ def letter(item: Mapping[str, Any]) -> None:
         console.print(f"... {len(body) - BODY_LENGTH_MAX} more characters; --json has them all", style="dim")
     history = Table("at", "what", "actor", "reason", box=None, header_style="bold")
     for entry in item["history"]:
-        history.add_row(
-            entry["at"][:19], escape(entry["what"]), escape(entry["actor"]), escape(entry["reason"])
-        )
+        history.add_row(entry["at"][:19], escape(entry["what"]), escape(entry["actor"]), escape(entry["reason"]))
     console.print()
     console.print(history)
 
@@ -98,9 +94,7 @@ def replayed(made: Mapping[str, Any], *, waited: bool) -> None:
 
 def discarded(made: Mapping[str, Any]) -> None:
     """What a discard did."""
-    console.print(
-        f"{made['items']} would be discarded." if made["dry_run"] else f"{made['discarded']} discarded."
-    )
+    console.print(f"{made['items']} would be discarded." if made["dry_run"] else f"{made['discarded']} discarded.")
     _refusals(made)
 
 

@@ -83,18 +83,12 @@ class Letter:
 
     @property
     def signature(self) -> Signature:
-        return sign(
-            queue=self.queue, type=self.type, error_class=self.error_class, error=self.error, trace=self.trace
-        )
+        return sign(queue=self.queue, type=self.type, error_class=self.error_class, error=self.error, trace=self.trace)
 
 
 def read(found: Found, now: datetime) -> Letter:
     """The record of any message whatsoever."""
-    if (
-        found.sender != owner_of(found.queue)
-        or DEATH_HEADER in found.headers
-        or FAILURE_HEADER not in found.headers
-    ):
+    if found.sender != owner_of(found.queue) or DEATH_HEADER in found.headers or FAILURE_HEADER not in found.headers:
         return _from_broker(found, now)
     failure = _object(found.headers[FAILURE_HEADER])
     if failure is None:
@@ -182,8 +176,7 @@ def _without_record(
     replayed, count = _replay_marker(found)
     ours = found.sender in SERVICES
     return Letter(
-        key=f"{kind}:"
-        + _digest(found, _text(found.message_id), json.dumps(printable_headers(found.headers))),
+        key=f"{kind}:" + _digest(found, _text(found.message_id), json.dumps(printable_headers(found.headers))),
         id=replayed or dead_letter_id(identity),
         identity=identity,
         queue=found.queue,
@@ -275,9 +268,7 @@ def _text(value: object, length_max: int = NAME_LENGTH_MAX) -> str:
 
 
 def _count(value: object, least: int = 0) -> int:
-    return (
-        min(max(value, least), COUNT_MAX) if isinstance(value, int) and not isinstance(value, bool) else least
-    )
+    return min(max(value, least), COUNT_MAX) if isinstance(value, int) and not isinstance(value, bool) else least
 
 
 def _moment(value: object, otherwise: datetime) -> datetime:

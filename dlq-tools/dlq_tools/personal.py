@@ -40,10 +40,7 @@ def mask_body(body: bytes) -> bytes:
 
 def _mask(value: Any) -> Any:
     if isinstance(value, dict):
-        return {
-            name: _hidden(found) if name in personal_fields() else _mask(found)
-            for name, found in value.items()
-        }
+        return {name: _hidden(found) if name in personal_fields() else _mask(found) for name, found in value.items()}
     if isinstance(value, list):
         return [_mask(item) for item in value]
     return value
@@ -79,9 +76,7 @@ def _marked(schema: Mapping[str, Any]) -> Iterator[str]:
 
 def _is_personal(described: Mapping[str, Any]) -> bool:
     nested = (described.get("items"), *described.get("prefixItems", ()), *described.get("anyOf", ()))
-    return bool(described.get(MARK)) or any(
-        isinstance(part, Mapping) and _is_personal(part) for part in nested
-    )
+    return bool(described.get(MARK)) or any(isinstance(part, Mapping) and _is_personal(part) for part in nested)
 
 
 def _parts(schema: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

@@ -34,9 +34,7 @@ def replay_row(letter: Original) -> OutboxRow | Refused:
     """
     original = letter.original
     if original.get("headers_cut"):
-        return Refused(
-            f"its original headers are not known ({original['headers_cut']}); let its sender send it again"
-        )
+        return Refused(f"its original headers are not known ({original['headers_cut']}); let its sender send it again")
     headers = safe_headers(original.get("headers"))
     if len(json.dumps(headers)) > HEADER_BYTES_MAX:
         return Refused("its original headers are too large to be sent again; let its sender send it again")

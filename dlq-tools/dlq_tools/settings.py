@@ -11,9 +11,7 @@ class Settings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="TUTTI_DEADLETTERS__")
 
-    collector_prefetch_count: int = Field(
-        default=10, ge=1, le=200, description="for each queue; a body may have many MiB"
-    )
+    collector_prefetch_count: int = Field(default=10, ge=1, le=200, description="for each queue; a body may have many MiB")
     collector_batch_size_max: int = Field(default=100, ge=1, le=1000)
     collector_batch_bytes_max: int = Field(default=32 * 1024 * 1024, ge=1)
     collector_reconnect_seconds: float = Field(default=1.0, gt=0)
@@ -25,6 +23,4 @@ class Settings(ServiceSettings):
     )
     list_items_max: int = Field(default=1000, ge=1, le=10_000)
     measure_interval_seconds: float = Field(default=5.0, gt=0)
-    collected_retention_days: int = Field(
-        default=30, ge=1, description="how long a second copy of a dead letter is recognised"
-    )
+    collected_retention_days: int = Field(default=30, ge=1, description="how long a second copy of a dead letter is recognised")

@@ -10,13 +10,9 @@ MESSAGE_LENGTH_MAX: Final = 300
 
 _QUOTED: Final = re.compile(r"'[^']{0,500}'|\"[^\"]{0,500}\"")
 # Hexadecimal ids, UUIDs, and ids with a prefix: ord_01jc..., C-17, PO-1001, saga:step.
-_ID: Final = re.compile(
-    r"\b[A-Za-z]{1,20}[-_][\w-]{0,100}\d[\w-]{0,100}|\b[0-9a-fA-F]{8}[0-9a-fA-F-]{4,100}\b"
-)
+_ID: Final = re.compile(r"\b[A-Za-z]{1,20}[-_][\w-]{0,100}\d[\w-]{0,100}|\b[0-9a-fA-F]{8}[0-9a-fA-F-]{4,100}\b")
 _NUMBER: Final = re.compile(r"\d+(?:[.,]\d+)*")
-_FRAME: Final = re.compile(
-    r'File "((?:services|orchestrator|contracts|infra|dlq_tools)/[^"]{1,200})", line \d+, in (\S{1,100})'
-)
+_FRAME: Final = re.compile(r'File "((?:services|orchestrator|contracts|infra|dlq_tools)/[^"]{1,200})", line \d+, in (\S{1,100})')
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,6 @@ class ConfirmChannel(aiormq.Channel):
         for flight in self._flights:
             flight.note_return(message_id)
 
-
     async def _on_close_frame(self, frame: commands.Channel.Close) -> None:
         self._refusal = frame.reply_text
         await super()._on_close_frame(frame)

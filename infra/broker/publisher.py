@@ -185,9 +185,7 @@ class Publisher:
         if write:
             yield write
 
-    async def _publish(
-        self, batch: Sequence[Outgoing], write: Sequence[int], receipts: list[Receipt | None]
-    ) -> None:
+    async def _publish(self, batch: Sequence[Outgoing], write: Sequence[int], receipts: list[Receipt | None]) -> None:
         channel = await self._shared_channel()
         try:
             await self._send(channel, batch, write, receipts)
@@ -197,9 +195,7 @@ class Publisher:
             if _still_open(write, receipts):
                 self._give_up(channel)
 
-    async def _search(
-        self, batch: Sequence[Outgoing], suspects: Sequence[int], receipts: list[Receipt | None]
-    ) -> None:
+    async def _search(self, batch: Sequence[Outgoing], suspects: Sequence[int], receipts: list[Receipt | None]) -> None:
         """Sends by halves, in order and on channels of its own, what was open on a closed channel."""
         channel = await self._open_channel()
         try:

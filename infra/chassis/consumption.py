@@ -121,7 +121,12 @@ class Consumption:
                 offer(self._delivery(message))
             except Exception as error:
                 # The next "multiple" would settle the message without its effect.
-                log.critical("delivery_failed", queue=queue, action="the channel is closed, all that is unsettled comes again", exc_info=error)
+                log.critical(
+                    "delivery_failed",
+                    queue=queue,
+                    action="the channel is closed, all that is unsettled comes again",
+                    exc_info=error,
+                )
                 self._abandon(self._channel(message.channel))
 
         direct = Direct(take)

@@ -400,9 +400,7 @@ class Loop:
             claimed += await self._with_patience(lambda one=source: self._claim_rows_of(one))
         return claimed
 
-    async def _claim_rows_of(
-        self, source: RowSource[Any, Any, Any]
-    ) -> list[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]]:
+    async def _claim_rows_of(self, source: RowSource[Any, Any, Any]) -> list[tuple[RowSource[Any, Any, Any], RowInput[Any, Any]]]:
         async with single_statements(self._engine) as connection:
             return [(source, row) for row in await source.claim(connection, self._settings.batch_size_max)]
 

@@ -17,9 +17,7 @@ COUNT_TRY = text(
     RETURNING tries
     """
 )
-TAKE_BACK = text(
-    "UPDATE suspect SET tries = tries - 1 WHERE consumer = :consumer AND identity = :identity AND tries > 0"
-)
+TAKE_BACK = text("UPDATE suspect SET tries = tries - 1 WHERE consumer = :consumer AND identity = :identity AND tries > 0")
 FORGET = text("DELETE FROM suspect WHERE consumer = :consumer AND identity = :identity")
 
 

@@ -51,10 +51,7 @@ def list_sagas(
     print_table(
         f"{len(rows)} processes",
         ("id", "workflow", "state", "subject", "partner", "started", "stuck"),
-        [
-            (r["id"], _workflow(r), r["state"], r["subject"], r["partner"], r["started_at"], r["stuck"])
-            for r in rows
-        ],
+        [(r["id"], _workflow(r), r["state"], r["subject"], r["partner"], r["started_at"], r["stuck"]) for r in rows],
     )
 
 

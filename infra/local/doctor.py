@@ -58,9 +58,7 @@ def _python() -> Finding:
     seen = sys.version.split()[0]
     ok = sys.version_info[:2] >= OLDEST_PYTHON
     needed = ".".join(map(str, OLDEST_PYTHON))
-    return Finding(
-        "python", ok, f"Python {seen}", "" if ok else f"install Python {needed} or newer, then: make demo"
-    )
+    return Finding("python", ok, f"Python {seen}", "" if ok else f"install Python {needed} or newer, then: make demo")
 
 
 def _writable(home: Home) -> Finding:
@@ -73,11 +71,7 @@ def _disk(home: Home) -> Finding:
     free = shutil.disk_usage(home.path).free
     ok = free >= LEAST_FREE_BYTES
     # RabbitMQ stops accepting messages when the disk is nearly full, which looks like a hang.
-    remedy = (
-        ""
-        if ok
-        else f"free some space, or put the home on another disk: export TUTTI_HOME=..., now {home.path}"
-    )
+    remedy = "" if ok else f"free some space, or put the home on another disk: export TUTTI_HOME=..., now {home.path}"
     return Finding("disk", ok, f"{free / 1024**3:.1f} GiB free", remedy)
 
 
@@ -108,9 +102,7 @@ def _rabbitmq() -> Finding:
     if found := find_rabbitmq():
         return Finding("rabbitmq", True, str(found))
     if can_download():
-        return Finding(
-            "rabbitmq", True, "none yet; Debian's packages (35 MB) are downloaded at the first start"
-        )
+        return Finding("rabbitmq", True, "none yet; Debian's packages (35 MB) are downloaded at the first start")
     return Finding("rabbitmq", False, "none, and no apt to download it with", "brew install rabbitmq")
 
 
@@ -140,9 +132,7 @@ def _orphans(home: Home) -> Finding:
         return Finding("orphans", True, "not looked for while the stack runs")
     found = leftovers(home)
     detail = ", ".join(str(process.pid) for process in found)
-    return Finding(
-        "orphans", not found, f"left behind: {detail}" if found else "none", "tutti down" if found else ""
-    )
+    return Finding("orphans", not found, f"left behind: {detail}" if found else "none", "tutti down" if found else "")
 
 
 def _ports(home: Home) -> Iterator[Finding]:

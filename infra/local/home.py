@@ -201,9 +201,7 @@ def open_home(path: Path | None = None) -> Home:
         home = Home(resolved)
         home.directory("logs")
     except OSError as error:
-        raise LocalError(
-            f"cannot write to {resolved}: {error.strerror}. Set TUTTI_HOME to another directory"
-        ) from error
+        raise LocalError(f"cannot write to {resolved}: {error.strerror}. Set TUTTI_HOME to another directory") from error
     return home
 
 

@@ -21,9 +21,7 @@ def leftovers(home: Home) -> list[psutil.Process]:
 
     Those of other users are seen by root only, but they exist only where root started them.
     """
-    return [
-        process for process in psutil.process_iter() if process.pid != os.getpid() and _belongs(process, home)
-    ]
+    return [process for process in psutil.process_iter() if process.pid != os.getpid() and _belongs(process, home)]
 
 
 def end_leftovers(home: Home) -> list[psutil.Process]:

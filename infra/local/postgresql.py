@@ -137,9 +137,7 @@ def unprivileged_user() -> SystemUser | None:
             return SystemUser.named(name)
         except KeyError:
             continue
-    raise LocalError(
-        "PostgreSQL refuses to run as root and there is no other user. Run: useradd --system postgres"
-    )
+    raise LocalError("PostgreSQL refuses to run as root and there is no other user. Run: useradd --system postgres")
 
 
 def _installed_directories() -> list[Path]:
@@ -205,9 +203,7 @@ def _reachable(programs: Programs, user: SystemUser | None) -> Programs:
             new.rename(copy)
         except OSError:  # Another copy of us was faster.
             shutil.rmtree(new)
-    return Programs(
-        copy / programs.directory.relative_to(programs.directory.parents[2]), programs.version, "cache"
-    )
+    return Programs(copy / programs.directory.relative_to(programs.directory.parents[2]), programs.version, "cache")
 
 
 def _runs_as(user: SystemUser, program: Path) -> bool:

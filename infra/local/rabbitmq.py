@@ -59,9 +59,7 @@ def prepare_rabbitmq(home: Home, taken: list[TakenPort] | None = None) -> Rabbit
         home.directory(f"rabbitmq/{name}")
     node = f"tutti_{home.short_name}@localhost"
     password = home.secret("broker")
-    amqp, management, distribution = (
-        home.port(name, taken) for name in ("broker", "management", "distribution")
-    )
+    amqp, management, distribution = (home.port(name, taken) for name in ("broker", "management", "distribution"))
 
     _write_cookie(top / ".erlang.cookie")
     (top / "enabled_plugins").write_text("[rabbitmq_management].\n")

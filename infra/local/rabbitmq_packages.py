@@ -71,15 +71,11 @@ def _build(cache: Path) -> Path:
         packages = apt.dependencies("rabbitmq-server", recurse=True)
         apt.unpack(["rabbitmq-server", *(name for name in packages if name.startswith("erlang-"))], tree)
         if _lacks_libraries(tree):
-            needed = apt.dependencies("erlang-base", recurse=False) + apt.dependencies(
-                "erlang-crypto", recurse=False
-            )
+            needed = apt.dependencies("erlang-base", recurse=False) + apt.dependencies("erlang-crypto", recurse=False)
             apt.unpack([name for name in needed if name.startswith("lib")], tree)
         # Erlang's launcher knows where it was installed; it has to know where it is instead.
         launcher = tree / LAUNCHER
-        launcher.write_text(
-            re.sub(r"ROOTDIR=/\S*", f'ROOTDIR="{final}/usr/lib/erlang"', launcher.read_text())
-        )
+        launcher.write_text(re.sub(r"ROOTDIR=/\S*", f'ROOTDIR="{final}/usr/lib/erlang"', launcher.read_text()))
         if final.exists():  # Without a launcher that names it, or _newest would have found it.
             shutil.rmtree(final)
         tree.rename(final)
@@ -140,9 +136,7 @@ class _Apt:
     def unpack(self, packages: list[str], tree: Path) -> None:
         """Downloads the packages, verified by apt, and unpacks them below `tree`."""
         with tempfile.TemporaryDirectory(dir=self._directory.parent) as archives:
-            self._run(
-                "apt-get", "download", *dict.fromkeys(packages), timeout=DOWNLOAD_SECONDS, directory=archives
-            )
+            self._run("apt-get", "download", *dict.fromkeys(packages), timeout=DOWNLOAD_SECONDS, directory=archives)
             for archive in Path(archives).glob("*.deb"):
                 self._run("dpkg-deb", "-x", str(archive), str(tree))
 
@@ -164,9 +158,7 @@ class _Apt:
                 " Debian's sources, or run as root: apt-get install rabbitmq-server"
             ) from error
         except subprocess.TimeoutExpired as error:
-            raise LocalError(
-                f"{program} {arguments[0]} did not end within {timeout:g} s; check the network"
-            ) from error
+            raise LocalError(f"{program} {arguments[0]} did not end within {timeout:g} s; check the network") from error
         return ran.stdout
 
 

@@ -183,9 +183,7 @@ GIVEN_SERVERS = ("TUTTI_DATABASE_URL", "TUTTI_BROKER_URL", "TUTTI_MANAGEMENT_URL
 def main() -> int:
     """Exit code 0 after a stop that was asked for, 1 with the reason on stderr otherwise."""
     parser = argparse.ArgumentParser(prog="python -m infra.local.servers")
-    parser.add_argument(
-        "--home", type=Path, required=True, help="directory for data, logs and addresses.json"
-    )
+    parser.add_argument("--home", type=Path, required=True, help="directory for data, logs and addresses.json")
     parser.add_argument("--quiet", action="store_true", help="output goes to the log files only")
     arguments = parser.parse_args()
     show = None if arguments.quiet else Terminal()

@@ -80,9 +80,7 @@ class Detached:
     process: subprocess.Popen[bytes]
 
 
-def start_detached(
-    home: Home, argv: Sequence[str], deadline_seconds: float, env: Mapping[str, str] | None = None
-) -> Detached:
+def start_detached(home: Home, argv: Sequence[str], deadline_seconds: float, env: Mapping[str, str] | None = None) -> Detached:
     """Starts `argv`, which must supervise this home in the foreground, and returns when the stack is up.
 
     It runs in a session of its own and outlives its starter. Raises StartFailed with the last lines of its
@@ -90,9 +88,7 @@ def start_detached(
     """
     log = home.logs / "start.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=env
-        )
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=env)
     deadline = time.monotonic() + deadline_seconds
     while time.monotonic() < deadline:
         if status(home)["state"] == "up" and _supervisor_pid(home) == process.pid:
@@ -188,6 +184,4 @@ def _tail(path: Path, lines: int = 40) -> str:
 
 
 def _remaining(processes: list[psutil.Process]) -> str:
-    return "these processes do not end: " + ", ".join(
-        f"{process.pid} ({process.name()})" for process in processes
-    )
+    return "these processes do not end: " + ", ".join(f"{process.pid} ({process.name()})" for process in processes)

@@ -163,9 +163,7 @@ class Supervisor:
         following = asyncio.create_task(process.output.follow(lines))
         waiting = asyncio.create_task(self._wait_for_readiness(process))
         try:
-            await asyncio.wait(
-                {waiting, ended := asyncio.create_task(child.wait())}, return_when="FIRST_COMPLETED"
-            )
+            await asyncio.wait({waiting, ended := asyncio.create_task(child.wait())}, return_when="FIRST_COMPLETED")
             late = waiting.done() and not waiting.result()
             if late and not self._stopping.is_set():
                 child.kill()
@@ -273,9 +271,7 @@ def _in_order(specs: Iterable[ProcessSpec]) -> list[list[ProcessSpec]]:
     while remaining:
         group = [spec for spec in remaining.values() if placed.issuperset(spec.depends_on)]
         if not group:
-            raise LocalError(
-                f"these processes wait for each other or for an unknown one: {', '.join(remaining)}"
-            )
+            raise LocalError(f"these processes wait for each other or for an unknown one: {', '.join(remaining)}")
         groups.append(group)
         placed |= {spec.name for spec in group}
         for spec in group:

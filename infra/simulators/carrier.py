@@ -121,9 +121,7 @@ class Carriers:
             return _problem(409, "already-left", "the parcel has left")
         if booking.state == "booked":
             booking.state = "cancelled"
-            self._record(
-                self.effects, {"effect": "cancelled", "carrier": carrier, "key": key, "tracking": booking.tracking}
-            )
+            self._record(self.effects, {"effect": "cancelled", "carrier": carrier, "key": key, "tracking": booking.tracking})
         return _document(200, key, booking)
 
     def depart(self, carrier: str, key: str) -> Response:
@@ -131,9 +129,7 @@ class Carriers:
         if booking is None or booking.state != "booked":
             return _problem(409, "not-booked", "only what is booked can leave")
         booking.state = "departed"
-        self._record(
-            self.effects, {"effect": "departed", "carrier": carrier, "key": key, "tracking": booking.tracking}
-        )
+        self._record(self.effects, {"effect": "departed", "carrier": carrier, "key": key, "tracking": booking.tracking})
         return _document(200, key, booking)
 
     def attempt(self, action: Action, carrier: str, key: str, fault: Fault | None) -> None:
@@ -220,9 +216,7 @@ def _bookings(carriers: Carriers, token: str | None) -> APIRouter:
 
     @router.post("/v1/bookings")
     async def book(request: Request, idempotency_key: Annotated[str, Header()] = "") -> Response:
-        return await answer(
-            request, "book", idempotency_key, lambda: carriers.book(_carrier(request), idempotency_key)
-        )
+        return await answer(request, "book", idempotency_key, lambda: carriers.book(_carrier(request), idempotency_key))
 
     @router.get("/v1/bookings/{key:path}")
     async def query(request: Request, key: str) -> Response:

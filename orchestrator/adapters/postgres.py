@@ -126,7 +126,9 @@ class PostgresProcesses:
         found: dict[str, str] = dict((await connection.execute(_LOCK_OR_INSERT, {"sagas": sorted(wanted)})).all())
         if missed := sorted(wanted - found.keys()):
             found |= dict((await connection.execute(_LOCK, {"sagas": missed})).all())
-        instances = {saga: Instance(saga) if document == "{}" else Instance.from_bytes(document) for saga, document in found.items()}
+        instances = {
+            saga: Instance(saga) if document == "{}" else Instance.from_bytes(document) for saga, document in found.items()
+        }
         pinned = {(one.workflow, one.version) for one in instances.values() if one.workflow}
         if any(version not in self._catalogue for version in pinned):
             await self._learn(connection)

@@ -187,9 +187,7 @@ class DeniedParties:
 
     def _find_similar_tokens(self, token: str) -> tuple[tuple[str, float], ...]:
         reached = {listed for key in _keys(token) for listed in self._by_key.get(key, ())}
-        return tuple(
-            (listed, similarity) for listed in reached if (similarity := token_similarity(token, listed))
-        )
+        return tuple((listed, similarity) for listed in reached if (similarity := token_similarity(token, listed)))
 
 
 def _match(hit: _Hit, country: str | None) -> Match:

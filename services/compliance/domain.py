@@ -146,11 +146,7 @@ def decide(
 
     The same order against the same lists gives the same verdict, however often.
     """
-    found = [
-        Resemblance(party, match)
-        for party in parties
-        for match in lists.denied.screen(party.name, party.country)
-    ]
+    found = [Resemblance(party, match) for party in parties for match in lists.denied.screen(party.name, party.country)]
     found.sort(key=lambda resemblance: rank(resemblance.match))
     near = [resemblance for resemblance in found if resemblance.match.score >= thresholds.review]
     reasons = [

@@ -69,9 +69,7 @@ def _answer(order_id: str, verdict: Verdict) -> PartiesCleared | PartiesBlocked 
         return PartiesCleared(order_id=order_id, list_version=verdict.list_version, best_match=nearest)
     reasons = _reasons(verdict)
     if verdict.outcome is Outcome.BLOCKED:
-        return PartiesBlocked(
-            order_id=order_id, list_version=verdict.list_version, reasons=reasons, best_match=nearest
-        )
+        return PartiesBlocked(order_id=order_id, list_version=verdict.list_version, reasons=reasons, best_match=nearest)
     # A name that cannot be read is for a person to judge, too, although there is no listed party to compare it with.
     return ReviewNeeded(
         order_id=order_id,

@@ -107,17 +107,11 @@ _ROMANISATIONS: Final = (
     ("ієґђјљњћџѕ", "i ye g dj j lj nj c dz dz"),
     ("αβγδεζηθικλμνξοπρστυφχψως", "a v g d e z i th i k l m n x o p r s t y f ch ps o s"),
 )
-_DROPPED: Final = (
-    "'\"`\u00b4\u2018\u2019\u02bb\u02bc\u02be\u02bf\u044c\u044a\u00ad\u200b\u200c\u200d\u2060\ufeff"
-)
+_DROPPED: Final = "'\"`\u00b4\u2018\u2019\u02bb\u02bc\u02be\u02bf\u044c\u044a\u00ad\u200b\u200c\u200d\u2060\ufeff"
 """Quotes and apostrophes, the two Cyrillic signs without a sound, and characters that nobody sees."""
 
 _LETTERS: Final = str.maketrans(
-    {
-        letter: romanised
-        for letters, words in _ROMANISATIONS
-        for letter, romanised in zip(letters, words.split(), strict=True)
-    }
+    {letter: romanised for letters, words in _ROMANISATIONS for letter, romanised in zip(letters, words.split(), strict=True)}
     | dict.fromkeys(_DROPPED, "")
     | {"&": " and "}
 )

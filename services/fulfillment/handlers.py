@@ -87,20 +87,14 @@ def create_shipment(command: CreateShipment, state: State, context: Context) -> 
     )
 
 
-def settle_shipment(
-    command: CreateShipment, state: State, context: Context, results: Sequence[CallResult]
-) -> Decision[State]:
+def settle_shipment(command: CreateShipment, state: State, context: Context, results: Sequence[CallResult]) -> Decision[State]:
     """Takes what the carriers said of bookings, or of the bookings that this operation itself has taken back."""
     order = _order(state)
     known = {result.call.key: result for result in results}
     parcels = [_after_calls(parcel, known) for parcel in order.of(context.operation_id)]
-    tried = frozenset(
-        (_text(result.call.request, "warehouse"), _text(result.call.request, "carrier")) for result in results
-    )
+    tried = frozenset((_text(result.call.request, "warehouse"), _text(result.call.request, "carrier")) for result in results)
     others = {
-        parcel.warehouse: _other_offer(command, order, parcel.warehouse, tried)
-        for parcel in parcels
-        if parcel.state == "refused"
+        parcel.warehouse: _other_offer(command, order, parcel.warehouse, tried) for parcel in parcels if parcel.state == "refused"
     }
     # Once something has been taken back, or may have been, there is no way forward any more.
     taken_back = any(_cancel_key(parcel, "do") in known or parcel.state == "cancelled" for parcel in parcels)
@@ -109,9 +103,7 @@ def settle_shipment(
     return _go_on(command, order, parcels, others, known)
 
 
-def cancel_shipment(
-    command: CancelShipment, state: State, context: Context, done: ShipmentCreated | None
-) -> Decision[State]:
+def cancel_shipment(command: CancelShipment, state: State, context: Context, done: ShipmentCreated | None) -> Decision[State]:
     """Takes back every parcel of the operation, whether or not its shipment was ever answered: the parcels tell.
 
     A carrier that was asked and did not answer is told to forget the booking as well. A parcel that was delivered is beyond
@@ -235,9 +227,7 @@ def _without_own_booking(parcel: Parcel) -> Parcel:
     return parcel.cancelled() if parcel.state == "booked" and not parcel.external else parcel
 
 
-def _other_offer(
-    command: CreateShipment, order: Order, warehouse: str, tried: frozenset[tuple[str, str]]
-) -> Offer | None:
+def _other_offer(command: CreateShipment, order: Order, warehouse: str, tried: frozenset[tuple[str, str]]) -> Offer | None:
     """The best carrier that has not been asked for this warehouse's part, None when all have."""
     part = next(part for part in loads(command.allocations) if part.warehouse == warehouse)
     found = offers(order.carriers, part, command.ship_to.country, command.priority)
@@ -294,8 +284,7 @@ def _cancelled(
 
 def _shipments(parcels: Sequence[Parcel]) -> tuple[Shipment, ...]:
     return tuple(
-        Shipment(warehouse=parcel.warehouse, carrier=parcel.carrier, tracking=parcel.tracking or "")
-        for parcel in parcels
+        Shipment(warehouse=parcel.warehouse, carrier=parcel.carrier, tracking=parcel.tracking or "") for parcel in parcels
     )
 
 

@@ -37,9 +37,7 @@ def build(settings: Settings) -> Service:
                 repository=parcels,
                 routes=(
                     on(CreateShipment, create_shipment, key=order_of, settle=settle_shipment),
-                    undo(
-                        CancelShipment, cancel_shipment, of=CreateShipment, key=order_of, settle=settle_cancellation
-                    ),
+                    undo(CancelShipment, cancel_shipment, of=CreateShipment, key=order_of, settle=settle_cancellation),
                 ),
             ),
             Consumer(

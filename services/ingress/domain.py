@@ -7,9 +7,7 @@ from typing import Final, Literal, get_args
 
 from contracts.values import Money, Reason
 
-Status = Literal[
-    "running", "waiting", "held", "paused", "compensating", "stuck", "completed", "refused", "cancelled", "failed"
-]
+Status = Literal["running", "waiting", "held", "paused", "compensating", "stuck", "completed", "refused", "cancelled", "failed"]
 End = Literal["completed", "refused", "cancelled", "failed"]
 STATUSES: Final[frozenset[str]] = frozenset(get_args(Status))
 FINISHED: Final[frozenset[str]] = frozenset(get_args(End))

@@ -52,9 +52,7 @@ def accept_submission(
         given = _read(context)
         if submission.order_id is not None:
             return Decision(submission)
-        order = accepted(
-            f"ord_{context.new_id().replace('-', '')}", context.new_id(), name_of(message), context.now, expected
-        )
+        order = accepted(f"ord_{context.new_id().replace('-', '')}", context.new_id(), name_of(message), context.now, expected)
         return Decision(
             Submission(submission.broker_users, order.order_id),
             events=(

@@ -25,13 +25,9 @@ class Settings(ServiceSettings):
     body_seconds_max: float = Field(default=10.0, gt=0, description="how long a client may take to send a body")
 
     acceptance_batch_size_max: int = Field(default=50, ge=1, le=500)
-    acceptance_queue_size_max: int = Field(
-        default=1000, ge=1, description="more requests than this are told to come back"
-    )
+    acceptance_queue_size_max: int = Field(default=1000, ge=1, description="more requests than this are told to come back")
     acceptance_alone_max: int = Field(default=2, ge=1, description="transactions of single requests at the same time")
-    lock_wait_seconds: float = Field(
-        default=1.0, gt=0, le=5, description="how long a request waits for its key's first"
-    )
+    lock_wait_seconds: float = Field(default=1.0, gt=0, le=5, description="how long a request waits for its key's first")
     batch_lock_wait_seconds: float = Field(default=0.1, gt=0, le=5, description="the same, where neighbours wait too")
     idempotency_retention_days: int = Field(default=7, ge=1)
     purge_rows_max: int = Field(default=1000, ge=1, description="rows per statement, so that no lock is held for long")
@@ -39,9 +35,7 @@ class Settings(ServiceSettings):
     wait_seconds_max: int = Field(default=30, ge=1, le=300)
     waiters_max: int = Field(default=5000, ge=1)
     finish_poll_seconds: float = Field(default=0.5, gt=0, description="for orders whose end another replica heard")
-    order_expected_seconds: int = Field(
-        default=60, ge=1, description="what partners are told until the process knows better"
-    )
+    order_expected_seconds: int = Field(default=60, ge=1, description="what partners are told until the process knows better")
     retry_after_seconds: int = Field(default=1, ge=1)
 
     orchestrator_url: str

@@ -38,9 +38,7 @@ class Short:
     reasons: tuple[Reason, ...]
 
 
-def allocate(
-    lines: Sequence[OrderLine], items: Mapping[str, Item], country: str, *, split_allowed: bool
-) -> Allocated | Short:
+def allocate(lines: Sequence[OrderLine], items: Mapping[str, Item], country: str, *, split_allowed: bool) -> Allocated | Short:
     """Distributes the lines over the warehouses. Two lines with the same item share its stock.
 
     1. One warehouse for everything where any can; of several the nearest (same country, same region, elsewhere), then the
@@ -91,9 +89,7 @@ def _promisable(item: Item) -> Iterable[Stock]:
     return (stock for stock in item.stock.values() if stock.country is not None)
 
 
-def _not_deliverable(
-    lines: Sequence[OrderLine], items: Mapping[str, Item], demand: Mapping[str, Decimal]
-) -> Short | None:
+def _not_deliverable(lines: Sequence[OrderLine], items: Mapping[str, Item], demand: Mapping[str, Decimal]) -> Short | None:
     """Everything that is wrong with the order at once, or None."""
     available = {sku: sum((stock.free for stock in _promisable(items[sku])), ZERO) for sku in demand}
     missing = {

@@ -136,9 +136,7 @@ class Item:
             return None
         return self._with(replace(stock, on_hand=on_hand, count_sequence=sequence, changed=True))
 
-    def describe(
-        self, unit: str, weight_grams: int, reorder_point: Decimal, recovery_level: Decimal, sequence: int
-    ) -> "Item":
+    def describe(self, unit: str, weight_grams: int, reorder_point: Decimal, recovery_level: Decimal, sequence: int) -> "Item":
         """The same item when this, or something newer, is known already."""
         if sequence <= self.sequence:
             return self
@@ -231,9 +229,7 @@ class Order:
 
     def committed(self, operation_id: str) -> frozenset[Place]:
         """Where what the operation has set aside is gone for good."""
-        return frozenset(
-            reservation.place for reservation in self._in("committed") if reservation.operation_id == operation_id
-        )
+        return frozenset(reservation.place for reservation in self._in("committed") if reservation.operation_id == operation_id)
 
     def _in(self, state: ReservationState) -> tuple[Reservation, ...]:
         return tuple(reservation for reservation in self.reservations if reservation.state == state)

@@ -72,9 +72,7 @@ def reserve_stock(command: ReserveStock, states: States, context: Context) -> De
     items = {line.sku: _item(states, line.sku) for line in command.lines}
     match allocate(command.lines, items, command.ship_to.country, split_allowed=command.split_allowed):
         case Short(missing=missing, reasons=reasons):
-            shortages = tuple(
-                Shortage(sku=lack.sku, requested=lack.requested, available=lack.available) for lack in missing
-            )
+            shortages = tuple(Shortage(sku=lack.sku, requested=lack.requested, available=lack.available) for lack in missing)
             return Decision(states, StockShort(order_id=command.order_id, missing=shortages, reasons=reasons))
         case Allocated(parts=parts):
             sums = by_place(parts)
@@ -84,15 +82,12 @@ def reserve_stock(command: ReserveStock, states: States, context: Context) -> De
                 StockReserved(order_id=command.order_id, allocations=parts),
                 events=alerts,
                 facts=tuple(
-                    StockReservation(context.operation_id, command.order_id, place, quantity)
-                    for place, quantity in sums.items()
+                    StockReservation(context.operation_id, command.order_id, place, quantity) for place, quantity in sums.items()
                 ),
             )
 
 
-def release_stock(
-    command: ReleaseStock, states: States, context: Context, done: StockReserved | None
-) -> Decision[States]:
+def release_stock(command: ReleaseStock, states: States, context: Context, done: StockReserved | None) -> Decision[States]:
     """Gives back what the reservation of the same operation answered, without what has left the warehouse meanwhile."""
     # The reservation may as well have been answered with StockShort.
     reserved = done.allocations if isinstance(done, StockReserved) else ()
@@ -118,8 +113,7 @@ def query_availability(command: QueryAvailability, states: States, context: Cont
     ]
     found.sort(key=lambda row: (not row[2], row[0], row[1]))
     reported = tuple(
-        Availability(sku=sku, warehouse=warehouse, available=available)
-        for sku, warehouse, available in found[:REPORTED_MAX]
+        Availability(sku=sku, warehouse=warehouse, available=available) for sku, warehouse, available in found[:REPORTED_MAX]
     )
     return Decision(states, AvailabilityReported(query_id=command.query_id, stock=reported))
 
@@ -165,9 +159,7 @@ def count_stock(event: StockCounted, item: State, context: Context) -> Decision[
 
 def change_item(event: ItemChanged, item: State, context: Context) -> Decision[State]:
     assert isinstance(item, Item)
-    described = item.describe(
-        event.unit, event.weight_grams, event.reorder_point, event.recovery_level, event.sequence
-    )
+    described = item.describe(event.unit, event.weight_grams, event.reorder_point, event.recovery_level, event.sequence)
     if described is item:
         return Decision(item)
     after, alerts = _watched(described)
@@ -217,9 +209,7 @@ def _watched(item: Item) -> tuple[Item, tuple[Event, ...]]:
     if alert is None:
         return after, ()
     if alert.low:
-        low = StockLow(
-            sku=item.sku, available=alert.available, reorder_point=item.reorder_point, sequence=alert.sequence
-        )
+        low = StockLow(sku=item.sku, available=alert.available, reorder_point=item.reorder_point, sequence=alert.sequence)
         return after, (low,)
     return after, (StockRecovered(sku=item.sku, available=alert.available, sequence=alert.sequence),)
 

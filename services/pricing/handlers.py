@@ -30,9 +30,7 @@ def contract_of(event: ContractChanged) -> ContractKey:
     return ContractKey(event.partner_id)
 
 
-def price_order(
-    command: PriceOrder, offers: Mapping[OfferKey, Offer], context: Context
-) -> Decision[Mapping[OfferKey, Offer]]:
+def price_order(command: PriceOrder, offers: Mapping[OfferKey, Offer], context: Context) -> Decision[Mapping[OfferKey, Offer]]:
     outcome = domain.quote(command.partner_id, command.currency, command.lines, offers)
     if not isinstance(outcome, Quote):
         reasons = tuple(Reason(code=problem.code, detail=problem.detail) for problem in outcome)
@@ -57,8 +55,7 @@ def change_contract(event: ContractChanged, contract: Contract, context: Context
     if after is contract:
         return Decision(contract)
     prices = tuple(
-        domain.ContractPrice(price.sku, domain.ContractTier(price.from_quantity, price.unit_price))
-        for price in event.prices
+        domain.ContractPrice(price.sku, domain.ContractTier(price.from_quantity, price.unit_price)) for price in event.prices
     )
     return Decision(after, facts=(domain.ContractPrices(event.partner_id, prices),))
 

@@ -27,7 +27,10 @@ from tests.support.workload import BUYERS, FLEET, ITEMS, OVER_HTTP
 
 CONCURRENCIES = {1: 100, 50: 1500, 200: 3000}
 # Which figure of the machine stands beside which concurrency.
-GAUGES = {1: ("hop_ms", floor.hop_ms), max(CONCURRENCIES): ("confirmed_publishes_per_second", floor.confirmed_publishes_per_second)}
+GAUGES = {
+    1: ("hop_ms", floor.hop_ms),
+    max(CONCURRENCIES): ("confirmed_publishes_per_second", floor.confirmed_publishes_per_second),
+}
 REPEATS = 3
 WARM_UP = 300
 UP_SECONDS_MAX = 180.0

@@ -28,9 +28,7 @@ QUEUE = "credit.commands"
 QUORUM: dict[str, FieldValue] = {"x-queue-type": "quorum"}
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 # Time-outs in tests that wait for one, and in tests in which waiting for one would be the fault.
-SHORT = PublisherSettings(
-    timeout_seconds=1.0, channel_open_seconds=0.5, connection=ConnectionSettings(reconnect_seconds=0.1)
-)
+SHORT = PublisherSettings(timeout_seconds=1.0, channel_open_seconds=0.5, connection=ConnectionSettings(reconnect_seconds=0.1))
 ENDLESS = PublisherSettings(timeout_seconds=600.0, connection=ConnectionSettings(reconnect_seconds=0.1))
 FAULT_SECONDS = 30.0
 POLL_SECONDS = 0.01
@@ -95,9 +93,7 @@ def ids(batch: Sequence[Outgoing]) -> list[str]:
     return [each.message_id for each in batch]
 
 
-async def contents(
-    channel: aiormq.abc.AbstractChannel, queue: str = QUEUE
-) -> list[aiormq.abc.DeliveredMessage]:
+async def contents(channel: aiormq.abc.AbstractChannel, queue: str = QUEUE) -> list[aiormq.abc.DeliveredMessage]:
     """Takes everything out of the queue."""
     taken: list[aiormq.abc.DeliveredMessage] = []
     while True:
@@ -129,9 +125,7 @@ async def until_channels(broker: TestBroker, count: int) -> None:
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def test_confirms_a_batch_and_keeps_its_order(
-    publisher: Publisher, channel: aiormq.abc.AbstractChannel
-) -> None:
+async def test_confirms_a_batch_and_keeps_its_order(publisher: Publisher, channel: aiormq.abc.AbstractChannel) -> None:
     batch = [message() for _ in range(100)]
 
     receipts = await publisher.publish(batch)
@@ -140,9 +134,7 @@ async def test_confirms_a_batch_and_keeps_its_order(
     assert ids_of(await contents(channel)) == ids(batch)
 
 
-async def test_sends_all_properties_and_sends_persistently(
-    publisher: Publisher, channel: aiormq.abc.AbstractChannel
-) -> None:
+async def test_sends_all_properties_and_sends_persistently(publisher: Publisher, channel: aiormq.abc.AbstractChannel) -> None:
     sent = message(body=b'{"amount": "130.00"}')
 
     await publisher.publish([sent])
@@ -181,9 +173,7 @@ async def test_an_empty_batch_is_nothing(publisher: Publisher) -> None:
     assert await publisher.publish([]) == []
 
 
-async def test_tells_what_no_queue_wanted(
-    publisher: Publisher, channel: aiormq.abc.AbstractChannel
-) -> None:
+async def test_tells_what_no_queue_wanted(publisher: Publisher, channel: aiormq.abc.AbstractChannel) -> None:
     batch = [message("nobody" if position % 3 == 0 else QUEUE) for position in range(30)]
 
     receipts = await publisher.publish(batch)
@@ -202,9 +192,7 @@ async def test_tells_what_no_queue_wanted_when_its_body_comes_back_in_several_fr
     assert outcomes(receipts) == [Outcome.CONFIRMED, Outcome.UNROUTABLE, Outcome.CONFIRMED]
 
 
-async def test_tells_what_a_full_queue_does_not_take(
-    publisher: Publisher, channel: aiormq.abc.AbstractChannel
-) -> None:
+async def test_tells_what_a_full_queue_does_not_take(publisher: Publisher, channel: aiormq.abc.AbstractChannel) -> None:
     arguments: dict[str, FieldValue] = {"x-max-length": 3, "x-overflow": "reject-publish"}
     await channel.queue_declare("small", durable=True, arguments=arguments)
 
@@ -261,9 +249,7 @@ async def test_blames_nobody_for_a_channel_that_another_batch_has_closed(
         assert [outcomes(each) for each in others] == [[Outcome.CONFIRMED]] * 5
 
 
-async def test_finds_those_for_which_a_permission_is_missing(
-    broker: TestBroker, channel: aiormq.abc.AbstractChannel
-) -> None:
+async def test_finds_those_for_which_a_permission_is_missing(broker: TestBroker, channel: aiormq.abc.AbstractChannel) -> None:
     await channel.exchange_declare("commands", exchange_type="topic", durable=True)
     await channel.exchange_declare("events", exchange_type="topic", durable=True)
     await channel.queue_bind(QUEUE, "commands", "#")
@@ -336,9 +322,7 @@ async def test_comes_back_after_the_broker_has_closed_the_connection(
     assert outcomes(back) == [Outcome.UNROUTABLE]
 
 
-async def test_answers_at_once_while_there_is_no_connection(
-    broker: TestBroker, channel: aiormq.abc.AbstractChannel
-) -> None:
+async def test_answers_at_once_while_there_is_no_connection(broker: TestBroker, channel: aiormq.abc.AbstractChannel) -> None:
     async with proxied(broker.url, ENDLESS) as (proxy, publisher):
         await proxy.stop_listening()
         await until_not_ready(publisher)
@@ -403,9 +387,7 @@ async def test_a_broker_that_falls_silent_loses_channel_and_connection_and_is_fo
     assert outcomes(back) == [Outcome.CONFIRMED] * 3
 
 
-async def test_survives_the_broker_being_killed(
-    broker: TestBroker, channel: aiormq.abc.AbstractChannel
-) -> None:
+async def test_survives_the_broker_being_killed(broker: TestBroker, channel: aiormq.abc.AbstractChannel) -> None:
     if broker.servers.private is None:
         pytest.skip("the servers of TUTTI_TEST_HOME are not ours to kill")
     batch = [message() for _ in range(50)]
@@ -422,9 +404,7 @@ async def test_survives_the_broker_being_killed(
                 await asyncio.wait_for(publisher.wait_until_ready(), 60)
 
 
-async def test_carries_bodies_of_any_number_of_frames(
-    broker: TestBroker, channel: aiormq.abc.AbstractChannel
-) -> None:
+async def test_carries_bodies_of_any_number_of_frames(broker: TestBroker, channel: aiormq.abc.AbstractChannel) -> None:
     frame_max = channel.connection.connection_tune.frame_max
     sizes = [0, 1, frame_max - 9, frame_max - 8, frame_max - 7, 2 * (frame_max - 8), 16 * 1024 * 1024]
     batch = [message(body=bytes(range(256)) * (size // 256) + b"x" * (size % 256)) for size in sizes]
@@ -459,9 +439,7 @@ async def test_refuses_before_the_write_what_the_broker_would_end_the_connection
     assert ids_of(await contents(channel)) == ids([good])
 
 
-async def test_refuses_properties_beyond_their_limit(
-    publisher: Publisher, channel: aiormq.abc.AbstractChannel
-) -> None:
+async def test_refuses_properties_beyond_their_limit(publisher: Publisher, channel: aiormq.abc.AbstractChannel) -> None:
     batch = [replace(message(), headers={"trace": "x" * size}) for size in (15_000, 17_000)]
 
     receipts = await publisher.publish(batch)
@@ -469,9 +447,7 @@ async def test_refuses_properties_beyond_their_limit(
     assert outcomes(receipts) == [Outcome.CONFIRMED, Outcome.REFUSED]
 
 
-async def test_equal_ids_in_a_batch_get_an_answer_each(
-    publisher: Publisher, channel: aiormq.abc.AbstractChannel
-) -> None:
+async def test_equal_ids_in_a_batch_get_an_answer_each(publisher: Publisher, channel: aiormq.abc.AbstractChannel) -> None:
     first = message()
     lost = replace(first, routing_key="nobody")
     copies = [first, lost, message(), first, lost]

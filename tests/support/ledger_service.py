@@ -104,7 +104,8 @@ class Accounts:
             end_this_process()
         values = {"keys": wanted}
         await connection.execute(
-            text("INSERT INTO account (key) SELECT k FROM unnest(CAST(:keys AS text[])) AS k ORDER BY k ON CONFLICT DO NOTHING"), values
+            text("INSERT INTO account (key) SELECT k FROM unnest(CAST(:keys AS text[])) AS k ORDER BY k ON CONFLICT DO NOTHING"),
+            values,
         )
         rows = await connection.execute(
             text("SELECT key, held, booked FROM account WHERE key = ANY(CAST(:keys AS text[])) ORDER BY key FOR UPDATE"), values
@@ -122,7 +123,9 @@ class Accounts:
                 "CAST(:booked AS boolean[])) AS c (key, held, booked) WHERE account.key = c.key"
             ),
             {
-                "keys": ordered, "held": [changed[key].held for key in ordered], "booked": [changed[key].booked for key in ordered],
+                "keys": ordered,
+                "held": [changed[key].held for key in ordered],
+                "booked": [changed[key].booked for key in ordered],
             },
         )
         if effects:
@@ -302,9 +305,7 @@ class Rules:
             facts=(Effect(context.operation_id, context.envelope.id, "undo", command.order_id, -held),),
         )
 
-    def change(
-        self, event: LimitChanged, accounts: Mapping[str, Account], context: Context
-    ) -> Decision[Mapping[str, Account]]:
+    def change(self, event: LimitChanged, accounts: Mapping[str, Account], context: Context) -> Decision[Mapping[str, Account]]:
         self._failures.meet(mood_of(event.buyer_id), context.envelope.id)
         key, minor = buyer_of(event), event.limit.amount_minor
         account = accounts[key]

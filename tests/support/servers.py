@@ -120,9 +120,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServers]:
         addresses = home.addresses()
         if not addresses:
             pytest.fail(f"TUTTI_TEST_HOME is {given}, but no servers run there (no addresses.json)")
-        yield TestServers(
-            home, addresses["broker"], addresses["management"], addresses["database"], private=None
-        )
+        yield TestServers(home, addresses["broker"], addresses["management"], addresses["database"], private=None)
         return
     private = asyncio.run(start_servers(tmp_path_factory.mktemp("servers")))
     try:

@@ -22,12 +22,7 @@ SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_s
 
 def exported() -> dict[str, frozenset[str]]:
     """The labels of each series that the modules of metrics define."""
-    metrics = [
-        metric
-        for module in MODULES
-        for metric in vars(module).values()
-        if isinstance(metric, MetricWrapperBase)
-    ]
+    metrics = [metric for module in MODULES for metric in vars(module).values() if isinstance(metric, MetricWrapperBase)]
     return {
         family.name + suffix: frozenset(metric._labelnames)
         for metric in metrics

@@ -109,9 +109,7 @@ def test_every_variable_is_a_setting_of_its_service_and_every_required_setting_i
 
 
 @pytest.mark.parametrize("service", PACKAGES)
-def test_the_settings_accept_what_the_container_is_told(
-    service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_settings_accept_what_the_container_is_told(service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     SecretFiles(tmp_path).write_missing()
     for name, value in environment_of(service).items():
         monkeypatch.setenv(name, value.replace("/run/secrets", str(tmp_path)))
@@ -184,7 +182,10 @@ def test_the_jobs_wait_for_their_servers():
 def test_jobs_and_services_read_a_users_password_from_one_secret():
     topology_told, schema_told = environment_of("topology"), environment_of("schema")
     for service in PACKAGES:
-        for variable, told in ((environment.broker_url_of(service), topology_told), (environment.database_url_of(service), schema_told)):
+        for variable, told in (
+            (environment.broker_url_of(service), topology_told),
+            (environment.database_url_of(service), schema_told),
+        ):
             assert told[f"{variable}_FILE"] == environment_of(service)[f"{variable}_FILE"]
 
 

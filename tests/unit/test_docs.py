@@ -20,7 +20,9 @@ from services.ingress.http.openapi import ORDER_EXAMPLE
 from services.ingress.intake import read_order
 
 PROJECT = Path(__file__).parents[2]
-PAGES = sorted(page for kind in ("*.md", "docs/**/*.md", "services/*/README.md", "orchestrator/README.md") for page in PROJECT.glob(kind))
+PAGES = sorted(
+    page for kind in ("*.md", "docs/**/*.md", "services/*/README.md", "orchestrator/README.md") for page in PROJECT.glob(kind)
+)
 PAGE_IDS = [str(page.relative_to(PROJECT)) for page in PAGES]
 TARGETS = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
 PROGRAMS: dict[str, Any] = {"tutti": typer.main.get_command(tutti), "dlq": typer.main.get_command(dlq)}
@@ -81,7 +83,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
 def test_paths_exist(page: Path) -> None:
     named = [word for span in re.findall(r"`([^`\n]+)`", page.read_text()) for word in span.split()]
-    paths = [word for word in named if word.startswith(tuple(f"{folder}/" for folder in FOLDERS)) and not PLACEHOLDER.search(word)]
+    paths = [
+        word for word in named if word.startswith(tuple(f"{folder}/" for folder in FOLDERS)) and not PLACEHOLDER.search(word)
+    ]
 
     assert [path for path in paths if not (PROJECT / path).exists()] == []
 

@@ -108,9 +108,7 @@ def test_a_pid_file_is_not_believed_when_the_pid_belongs_to_another_process_by_n
 
 def test_a_home_is_free_again_when_its_supervisor_was_killed(tmp_path: Path) -> None:
     home = open_home(tmp_path)
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD_THE_HOME, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as holder:
+    with subprocess.Popen([sys.executable, "-c", HOLD_THE_HOME, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(AlreadyRunning), home.supervised_by_us():

@@ -43,9 +43,7 @@ def test_output_that_nobody_reads_any_more_does_not_stop_the_stack(home: Home) -
     os.close(reading)
     code = "from infra.local.logs import Terminal; t = Terminal(); t('one'); t('two'); raise SystemExit(7)"
     with os.fdopen(writing, "wb") as closed_pipe:
-        ran = subprocess.run(
-            [sys.executable, "-c", code], stdout=closed_pipe, stderr=subprocess.PIPE, check=False
-        )
+        ran = subprocess.run([sys.executable, "-c", code], stdout=closed_pipe, stderr=subprocess.PIPE, check=False)
     assert (ran.returncode, ran.stderr) == (7, b"")
 
 

@@ -126,9 +126,7 @@ async def test_a_process_starts_when_what_it_depends_on_is_ready(home: Home) -> 
         return ready
 
     specs = [
-        program(
-            "service", "import signal; signal.pause()", noting("service"), depends_on=("broker", "database")
-        ),
+        program("service", "import signal; signal.pause()", noting("service"), depends_on=("broker", "database")),
         program("broker", "import signal; signal.pause()", noting("broker")),
         program("database", "import signal; signal.pause()", noting("database")),
     ]
@@ -191,10 +189,7 @@ async def test_a_killed_process_is_started_again_and_the_status_says_so(home: Ho
 async def test_a_process_that_keeps_crashing_is_started_less_and_less_often(home: Home) -> None:
     shown: list[str] = []
     once = home.path / "once"
-    code = (
-        f"import pathlib, signal\nonce = pathlib.Path({str(once)!r})\n"
-        "if not once.exists(): once.touch(); signal.pause()"
-    )
+    code = f"import pathlib, signal\nonce = pathlib.Path({str(once)!r})\nif not once.exists(): once.touch(); signal.pause()"
 
     async def ready() -> bool:
         return once.exists() and len(shown) == 0

@@ -98,12 +98,8 @@ _IDENTITIES = text("""
     WHERE id > :after AND state <> 'announced' AND (CAST(:since AS timestamptz) IS NULL OR last_failed_at >= CAST(:since AS timestamptz))
     ORDER BY id LIMIT :limit
 """)
-_SIZE = text(
-    "SELECT coalesce(sum(octet_length(body)), 0) FROM dead_letter WHERE id = ANY(CAST(:ids AS text[]))"
-)
-_COUNTS = text(
-    "SELECT state, count(*) FROM dead_letter WHERE state IN ('open', 'replaying', 'parked') GROUP BY state"
-)
+_SIZE = text("SELECT coalesce(sum(octet_length(body)), 0) FROM dead_letter WHERE id = ANY(CAST(:ids AS text[]))")
+_COUNTS = text("SELECT state, count(*) FROM dead_letter WHERE state IN ('open', 'replaying', 'parked') GROUP BY state")
 _PURGE_COLLECTED = text("""
     DELETE FROM collected WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM collected WHERE collected_at < now() - make_interval(days => :days) LIMIT :rows FOR UPDATE SKIP LOCKED))
@@ -171,9 +167,7 @@ class PostgresDeadLetters:
         await connection.execute(_INSERT_MISSING, {"ids": ids})
         return {letter.id: letter for letter in await lock(connection, ids)}
 
-    async def save(
-        self, connection: AsyncConnection, changed: Mapping[str, DeadLetter], facts: Sequence[object]
-    ) -> None:
+    async def save(self, connection: AsyncConnection, changed: Mapping[str, DeadLetter], facts: Sequence[object]) -> None:
         if changed:
             await update_lives(connection, [changed[key] for key in sorted(changed)])
         await insert_history(connection, [fact for fact in facts if isinstance(fact, HistoryEntry)])
@@ -311,16 +305,12 @@ async def campaign_items(connection: AsyncConnection, campaign: str) -> list[dic
 async def items(connection: AsyncConnection, filters: Filters, limit: int) -> list[dict[str, Any]]:
     """Newest failures first, in the shape of `dlq list`."""
     where, values = filters.where()
-    statement = (
-        f"SELECT {ITEM_COLUMNS} FROM dead_letter WHERE {where} ORDER BY last_failed_at DESC, id LIMIT :limit"  # noqa: S608 - fixed parts
-    )
+    statement = f"SELECT {ITEM_COLUMNS} FROM dead_letter WHERE {where} ORDER BY last_failed_at DESC, id LIMIT :limit"  # noqa: S608 - fixed parts
     rows = await connection.execute(text(statement), {**values, "limit": limit})
     return [dict(row._mapping) for row in rows]
 
 
-async def identities(
-    connection: AsyncConnection, since: datetime | None, after: str, limit: int
-) -> list[dict[str, Any]]:
+async def identities(connection: AsyncConnection, since: datetime | None, after: str, limit: int) -> list[dict[str, Any]]:
     """Which messages have a dead letter, in whatever state, by id: those after `after`."""
     rows = await connection.execute(_IDENTITIES, {"since": since, "after": after, "limit": limit})
     return [dict(row._mapping) for row in rows]
@@ -374,10 +364,7 @@ async def purge_collected(connection: AsyncConnection, days: int) -> None:
 async def reconcile(connection: AsyncConnection) -> list[Finding]:
     """Replays of which nobody has heard again."""
     rows = await connection.execute(_FORGOTTEN)
-    return [
-        Finding("unanswered", row.id, "its replay has had no result for an hour", f"dlq show {row.id}")
-        for row in rows
-    ]
+    return [Finding("unanswered", row.id, "its replay has had no result for an hour", f"dlq show {row.id}") for row in rows]
 
 
 def _life(row: Any) -> DeadLetter:

@@ -52,9 +52,7 @@ def upgrade() -> None:
     # Lists run newest first, nearly always within one state.
     op.execute("CREATE INDEX dead_letter_newest_by_state ON dead_letter (state, last_failed_at DESC, id)")
     # From an order to its dead letters.
-    op.execute(
-        "CREATE INDEX dead_letter_by_correlation ON dead_letter (correlation_id) WHERE correlation_id <> ''"
-    )
+    op.execute("CREATE INDEX dead_letter_by_correlation ON dead_letter (correlation_id) WHERE correlation_id <> ''")
     op.execute("CREATE INDEX dead_letter_by_group ON dead_letter (group_id)")
     op.execute("""
         CREATE TABLE dead_letter_history (
@@ -100,9 +98,7 @@ def upgrade() -> None:
         )
     """)
     # The few replays that still wait for a result, found by the dead letter that a result names.
-    op.execute(
-        "CREATE INDEX campaign_item_pending ON campaign_item (dead_letter_id) WHERE outcome = 'pending'"
-    )
+    op.execute("CREATE INDEX campaign_item_pending ON campaign_item (dead_letter_id) WHERE outcome = 'pending'")
 
 
 def downgrade() -> None:

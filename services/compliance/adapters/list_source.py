@@ -88,9 +88,7 @@ class ListSource:
             _refuse_if_shrunk(str(self._sdn_folder), old, new)
         except (ListRefusedError, OSError) as error:
             self._note(str(error))
-            log.error(
-                "new lists refused, old ones stay in force", problem=str(error), list_version=old.version
-            )
+            log.error("new lists refused, old ones stay in force", problem=str(error), list_version=old.version)
             return
         self._lists = new
         self._note(None)
@@ -101,9 +99,7 @@ class ListSource:
         LISTS_REFUSED.set(problem is not None)
 
     def _read(self) -> ScreeningLists:
-        return ScreeningLists(
-            denied=read_denied_parties(self._sdn_folder), rules=read_trade_rules(self._rules_folder)
-        )
+        return ScreeningLists(denied=read_denied_parties(self._sdn_folder), rules=read_trade_rules(self._rules_folder))
 
     def _look(self) -> _Fingerprint:
         paths = [self._sdn_folder / file for file in LIST_FILES]

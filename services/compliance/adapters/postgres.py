@@ -31,9 +31,7 @@ class PostgresScreenings:
     async def load(self, connection: AsyncConnection, keys: Sequence[str]) -> Mapping[str, ScreeningLists]:
         return dict.fromkeys(keys, self._current())
 
-    async def save(
-        self, connection: AsyncConnection, changed: Mapping[str, ScreeningLists], facts: Sequence[object]
-    ) -> None:
+    async def save(self, connection: AsyncConnection, changed: Mapping[str, ScreeningLists], facts: Sequence[object]) -> None:
         assert not changed
         records = [fact for fact in facts if isinstance(fact, ScreeningRecord)]
         assert len(records) == len(facts)

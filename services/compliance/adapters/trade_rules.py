@@ -119,7 +119,6 @@ def _read(folder: Path, file: str, shape: type[_Content], digest: _Digest) -> _C
         raise ListRefusedError(str(folder), (Problem(file, None, "not YAML"),)) from error
     except ValidationError as error:
         problems = tuple(
-            Problem(file, None, f"{'.'.join(map(str, wrong['loc'])) or 'content'}: {wrong['msg']}")
-            for wrong in error.errors()
+            Problem(file, None, f"{'.'.join(map(str, wrong['loc'])) or 'content'}: {wrong['msg']}") for wrong in error.errors()
         )
         raise ListRefusedError(str(folder), problems) from error

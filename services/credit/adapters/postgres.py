@@ -144,9 +144,7 @@ class PostgresCreditLines:
             for buyer_id, currency, limit_minor, limit_sequence, held_minor, used_minor in rows
         }
 
-    async def save(
-        self, connection: AsyncConnection, changed: Mapping[LineKey, CreditLine], facts: Sequence[object]
-    ) -> None:
+    async def save(self, connection: AsyncConnection, changed: Mapping[LineKey, CreditLine], facts: Sequence[object]) -> None:
         """At most one statement per kind. Raises Permanent when a hold to be released is not held any more."""
         if changed:
             await _update_lines(connection, changed)

@@ -83,9 +83,7 @@ _PURGE = text("""
 """)
 
 
-async def store(
-    connection: AsyncConnection, applications: Sequence[Application], *, patience_ms: int
-) -> Sequence[Outcome]:
+async def store(connection: AsyncConnection, applications: Sequence[Application], *, patience_ms: int) -> Sequence[Outcome]:
     """One outcome per application, in their order. One statement where all are new, up to four otherwise.
 
     Raises the driver's lock timeout when a key or an order is being handled elsewhere for longer than `patience_ms`;
@@ -109,9 +107,7 @@ async def store(
     return [outcomes[index] for index in range(len(applications))]
 
 
-async def existing_orders(
-    connection: AsyncConnection, names: Sequence[NaturalKey]
-) -> Mapping[NaturalKey, tuple[str, str]]:
+async def existing_orders(connection: AsyncConnection, names: Sequence[NaturalKey]) -> Mapping[NaturalKey, tuple[str, str]]:
     """Order id and correlation id of those names that are taken."""
     rows = await connection.execute(_EXISTING, _name_columns(names))
     return {NaturalKey(*name): (order_id, correlation_id) for *name, order_id, correlation_id in rows}

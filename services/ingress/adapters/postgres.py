@@ -59,9 +59,7 @@ _UPDATE = text("""
     ) AS changed (order_id, status, stage, finished_at, total_minor, total_currency, reasons, shipments)
     WHERE known.order_id = changed.order_id
 """)
-_BROKER_USERS = text(
-    "SELECT partner_id, broker_users FROM partner WHERE partner_id = ANY(CAST(:partner_ids AS text[]))"
-)
+_BROKER_USERS = text("SELECT partner_id, broker_users FROM partner WHERE partner_id = ANY(CAST(:partner_ids AS text[]))")
 _CREATE = text("""
     INSERT INTO partner_order (
         order_id, partner_id, correlation_id, order_number, buyer_id, revision, accepted_at, expected_by)
@@ -172,8 +170,7 @@ async def _submissions(connection: AsyncConnection, names: Sequence[NaturalKey])
     users = {partner_id: frozenset(broker_users) for partner_id, broker_users in rows}
     taken = await existing_orders(connection, names)
     return {
-        name: Submission(users.get(name.partner_id, frozenset()), taken[name][0] if name in taken else None)
-        for name in names
+        name: Submission(users.get(name.partner_id, frozenset()), taken[name][0] if name in taken else None) for name in names
     }
 
 

@@ -25,6 +25,4 @@ async def explain(request: Request) -> Response:
     kind = TYPES.get(request.path_params["code"])
     if kind is None:
         raise Problem("not-found", "There is no such problem type.")
-    return Response(
-        kind.document(), headers={"Cache-Control": "max-age=300"}, media_type="text/markdown; charset=utf-8"
-    )
+    return Response(kind.document(), headers={"Cache-Control": "max-age=300"}, media_type="text/markdown; charset=utf-8")

@@ -118,9 +118,7 @@ def _schemas() -> dict[str, Any]:
             "links": _object({name: {"type": "string"} for name in ("self", "events", "cancel")}),
         }
     ) | {"examples": [_RESOURCE_EXAMPLE]}
-    schemas["Orders"] = _object(
-        {"orders": _array({"$ref": "#/components/schemas/Order"}), "next": {"type": ["string", "null"]}}
-    )
+    schemas["Orders"] = _object({"orders": _array({"$ref": "#/components/schemas/Order"}), "next": {"type": ["string", "null"]}})
     schemas["Problem"] = _problem()
     return schemas
 
@@ -160,12 +158,8 @@ def _paths() -> dict[str, Any]:
                 "operationId": "createOrder",
                 "summary": "Post an order",
                 "parameters": [
-                    _header(
-                        "Idempotency-Key", required=True, text="1 to 255 printable ASCII characters; kept for 7 days."
-                    ),
-                    _header(
-                        "Prefer", required=False, text="`wait=N`: up to N (at most 30) seconds for the order's end."
-                    ),
+                    _header("Idempotency-Key", required=True, text="1 to 255 printable ASCII characters; kept for 7 days."),
+                    _header("Prefer", required=False, text="`wait=N`: up to N (at most 30) seconds for the order's end."),
                 ],
                 "requestBody": _body("OrderInput", required=True),
                 "responses": {

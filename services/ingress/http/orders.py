@@ -133,9 +133,7 @@ class Orders:
         return order
 
     async def _read_order(self, request: Request) -> tuple[OrderInput, bytes]:
-        body = await read_body(
-            request, bytes_max=self.settings.body_bytes_max, seconds_max=self.settings.body_seconds_max
-        )
+        body = await read_body(request, bytes_max=self.settings.body_bytes_max, seconds_max=self.settings.body_seconds_max)
         document = parse_json(body)
         try:
             given = read_order(document)

@@ -69,8 +69,7 @@ TYPES: Final[Mapping[str, ProblemType]] = {
             "unauthorized",
             401,
             "No valid API key",
-            "Send `Authorization: Bearer tk_…`. The key is unknown, incomplete, expired or revoked; which of these "
-            "is not told.",
+            "Send `Authorization: Bearer tk_…`. The key is unknown, incomplete, expired or revoked; which of these is not told.",
         ),
         _kind(
             "forbidden",
@@ -82,8 +81,7 @@ TYPES: Final[Mapping[str, ProblemType]] = {
             "not-found",
             404,
             "There is nothing here",
-            "The path does not exist, or names an order that is not yours or does not exist. The two are not told "
-            "apart.",
+            "The path does not exist, or names an order that is not yours or does not exist. The two are not told apart.",
         ),
         _kind("method-not-allowed", 405, "The method is not allowed here", "The `Allow` header lists what is."),
         _kind(
@@ -160,8 +158,7 @@ TYPES: Final[Mapping[str, ProblemType]] = {
             "internal-error",
             500,
             "Something is wrong on our side",
-            "Repeat the request with the same Idempotency-Key: it cannot have two effects. If it stays, tell us "
-            "`instance`.",
+            "Repeat the request with the same Idempotency-Key: it cannot have two effects. If it stays, tell us `instance`.",
             retryable=True,
         ),
         _kind(

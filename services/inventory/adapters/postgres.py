@@ -327,8 +327,7 @@ async def reconcile(connection: AsyncConnection) -> list[Finding]:
             kind="unexplained",
             id=f"{sku}/{warehouse}",
             detail=(
-                f"the stock says on hand {on_hand}, reserved {reserved}; "
-                f"its movements say {moved}, its open reservations {held}"
+                f"the stock says on hand {on_hand}, reserved {reserved}; its movements say {moved}, its open reservations {held}"
             ),
             command="tutti logs inventory",
         )

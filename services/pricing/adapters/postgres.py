@@ -105,10 +105,7 @@ class PostgresOffers:
 
     async def load(self, connection: AsyncConnection, keys: Sequence[OfferKey]) -> Mapping[OfferKey, Offer]:
         wanted = set(keys)
-        items = {
-            key.sku: item
-            for key, item in await _items(connection, sorted({key.sku for key in wanted}), lock=False)
-        }
+        items = {key.sku: item for key, item in await _items(connection, sorted({key.sku for key in wanted}), lock=False)}
         rows = await connection.execute(
             _READ_CONTRACT_PRICES,
             {"partners": [key.partner_id for key in wanted], "skus": [key.sku for key in wanted]},
@@ -120,9 +117,7 @@ class PostgresOffers:
         unknown = Item()
         return {key: Offer(items.get(key.sku, unknown), tuple(agreed.get(key, ()))) for key in wanted}
 
-    async def save(
-        self, connection: AsyncConnection, changed: Mapping[OfferKey, Offer], facts: Sequence[object]
-    ) -> None:
+    async def save(self, connection: AsyncConnection, changed: Mapping[OfferKey, Offer], facts: Sequence[object]) -> None:
         """Writes nothing: whoever changed an offer here did so without its lock."""
         assert not changed
         assert not facts
@@ -205,8 +200,7 @@ async def _update_items(connection: AsyncConnection, items: Sequence[tuple[str, 
             "currencies": [price and price.unit_price.currency for price in prices],
             "prices": [price and price.unit_price.amount_minor for price in prices],
             "tiers": [
-                price and json.dumps([(str(tier.from_quantity), tier.discount) for tier in price.tiers])
-                for price in prices
+                price and json.dumps([(str(tier.from_quantity), tier.discount) for tier in price.tiers]) for price in prices
             ],
             "surcharges": [price and price.scarcity_surcharge for price in prices],
             "price_sequences": [item.price_sequence for _, item in items],

@@ -44,7 +44,12 @@ PHASES = [Phase.generate, Phase.shrink] if os.environ.get("TUTTI_HYPOTHESIS_SHRI
 WAIT_SECONDS = 20.0
 
 ANSWERS = {
-    "do": ("credit.credit-reserved.v1", "credit.credit-declined.v1", "fulfillment.shipment-created.v1", "fulfillment.shipment-refused.v1"),
+    "do": (
+        "credit.credit-reserved.v1",
+        "credit.credit-declined.v1",
+        "fulfillment.shipment-created.v1",
+        "fulfillment.shipment-refused.v1",
+    ),
     "undo": ("credit.credit-released.v1", "fulfillment.shipment-cancelled.v1"),
 }
 
@@ -332,8 +337,8 @@ class OneOperation(RuleBasedStateMachine):
 
     async def _check_nothing_is_held(self) -> None:
         """Everything has been undone by now, whatever came first."""
-        assert ("undo" in {direction for operation, direction in self.outcomes if operation == self.plain})
-        assert ("undo" in {direction for operation, direction in self.outcomes if operation == self.calling})
+        assert "undo" in {direction for operation, direction in self.outcomes if operation == self.plain}
+        assert "undo" in {direction for operation, direction in self.outcomes if operation == self.calling}
         assert await self.bench.held(self.order) == 0
         assert self.bench.carrier.live == set()
 

@@ -70,7 +70,9 @@ async def rival(ledger_url: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
-async def test_a_deadlock_is_tried_again_at_once_and_nobody_becomes_a_dead_letter(bench: Bench, rival: asyncpg.Connection) -> None:
+async def test_a_deadlock_is_tried_again_at_once_and_nobody_becomes_a_dead_letter(
+    bench: Bench, rival: asyncpg.Connection
+) -> None:
     replica, before = bench.replica(), momentary()
     await replica.turn(reserve("s0:step", buyer="ok.A"), reserve("s0b:step", buyer="ok.B"))
     # The loop is to be the victim: it looks for deadlocks after a second, the rival much later.
@@ -200,7 +202,9 @@ async def test_a_lost_commit_reply_is_recognised_when_the_same_batch_is_tried_ag
     assert replica.channel.acknowledged == [2]
 
 
-async def test_a_suspect_is_taken_alone_and_dead_after_three_recorded_tries_while_its_neighbours_are_handled(bench: Bench) -> None:
+async def test_a_suspect_is_taken_alone_and_dead_after_three_recorded_tries_while_its_neighbours_are_handled(
+    bench: Bench,
+) -> None:
     replica = bench.replica()
     suspect, neighbour = reserve("s1:step", deliveries=2), reserve("s2:step", deliveries=2)
     identity = f"/orchestrator\n{suspect.message_id}"

@@ -24,9 +24,7 @@ WAIT_SECONDS = 10.0
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     await upgrade(database_url, "credit", "services.credit")
-    engine = create_async_engine(
-        async_url(database_url), connect_args={"server_settings": {"search_path": "credit"}}
-    )
+    engine = create_async_engine(async_url(database_url), connect_args={"server_settings": {"search_path": "credit"}})
     yield engine
     await engine.dispose()
 
@@ -181,9 +179,7 @@ async def test_overlapping_batches_in_opposite_order_do_not_deadlock(engine: Asy
     async def hold(wanted: list[LineKey]) -> None:
         async with engine.begin() as connection:
             loaded = await LINES.load(connection, wanted)
-            after = {
-                key: CreditLine(line.currency, 10_000, 1, line.held_minor + 1, 0) for key, line in loaded.items()
-            }
+            after = {key: CreditLine(line.currency, 10_000, 1, line.held_minor + 1, 0) for key, line in loaded.items()}
             await LINES.save(connection, after, [])
 
     async with asyncio.timeout(WAIT_SECONDS):

@@ -119,12 +119,8 @@ class System:
             await connection.close()
 
     async def api(self, method: str, path: str, **options: Any) -> httpx2.Response:
-        async with httpx2.AsyncClient(
-            base_url=f"http://127.0.0.1:{self.desk_port}", timeout=20, trust_env=False
-        ) as client:
-            return await client.request(
-                method, f"/internal/{path}", headers={"Authorization": f"Bearer {TOKEN}"}, **options
-            )
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.desk_port}", timeout=20, trust_env=False) as client:
+            return await client.request(method, f"/internal/{path}", headers={"Authorization": f"Bearer {TOKEN}"}, **options)
 
     async def letters(self, **filters: str) -> list[dict[str, Any]]:
         answer = await self.api("GET", "dead-letters", params={"limit": 1000, **filters})

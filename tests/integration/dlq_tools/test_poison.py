@@ -110,11 +110,17 @@ def poison_set() -> list[Poison]:
         poisoned("3 MB of empty objects", b"[" + b"{}," * 1_000_000 + b"{}]"),
         poisoned("100 KiB header", headers={"x-long": "x" * 100 * 1024}),
         poisoned("headers nested, body bad", b"{ headers nested, body bad", headers={"deep": nested(30)}),
-        poisoned("headers of odd types", b"{ headers of odd types", headers={"ce-id": 1.5, "list": [1, None], "bytes": bytearray(b"\xff")}),
+        poisoned(
+            "headers of odd types",
+            b"{ headers of odd types",
+            headers={"ce-id": 1.5, "list": [1, None], "bytes": bytearray(b"\xff")},
+        ),
         poisoned("binary mode without attributes", b"{}", content_type="application/json"),
         poisoned("spoofed x-death", b"{ spoofed x-death", headers={"x-death": [{"queue": "other", "count": 99}]}),
         poisoned("spoofed x-failure", b"{ spoofed x-failure", headers={"x-failure": '{"id": "dl_spoofed", "queue": "other"}'}),
-        poisoned("spoofed replay", b"{ spoofed replay", headers={"x-replay": "dl_spoofed 7", "x-original-sender": "orchestrator"}),
+        poisoned(
+            "spoofed replay", b"{ spoofed replay", headers={"x-replay": "dl_spoofed 7", "x-original-sender": "orchestrator"}
+        ),
         poisoned("copies", b"{ copies", headers={"CC": ["pricing.commands"], "BCC": ["pricing.commands"]}),
         poisoned("type other than the routing key", changed("t", lambda d: d.update(type=f"{typed}v1")).message.body),
         poisoned("long routing key", user="admin", routing_key=typed + "v" * (255 - len(typed))),
@@ -199,5 +205,3 @@ def _bytes(letter: dict[str, Any]) -> bytes:
         text: str = letter["body"]
         return text.encode()
     return base64.b64decode(letter["body_base64"])
-
-

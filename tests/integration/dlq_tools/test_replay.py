@@ -96,9 +96,7 @@ async def test_a_replay_that_fails_again_comes_back_to_the_same_dead_letter(syst
         await system.publish("erp", broken)
         [letter] = await eventually(system.letters, bool)
 
-        code, made = await system.dlq_json(
-            "replay", letter["id"], "--reason", "perhaps it works now", "--yes", "--wait"
-        )
+        code, made = await system.dlq_json("replay", letter["id"], "--reason", "perhaps it works now", "--yes", "--wait")
         [again] = await system.letters()
         shown = await system.letter(letter["id"])
 
@@ -121,9 +119,7 @@ async def test_a_resend_that_succeeds_resolves_the_dead_letter(system: System) -
         await system.publish("orchestrator", broken)
         [letter] = await eventually(system.letters, bool)
         # A new message for the same operation, as the orchestrator's own retry sends it.
-        await system.publish(
-            "orchestrator", structured(reserve_credit("s1:reserve"), "orchestrator", "commands")
-        )
+        await system.publish("orchestrator", structured(reserve_credit("s1:reserve"), "orchestrator", "commands"))
         await eventually(lambda: state_of(system, letter["id"]), lambda state: state == "resolved")
 
     assert await system.rows("credit", HOLDS) == [("s1:reserve",)]

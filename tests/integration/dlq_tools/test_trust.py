@@ -28,9 +28,7 @@ async def test_what_was_refused_for_its_sender_is_refused_again(system: System, 
         [letter] = await eventually(system.letters, bool)
 
         await system.act("replay", {"ids": [letter["id"]]})
-        again = await eventually(
-            lambda: system.letter(letter["id"]), lambda found: found["state"] in ("open", "resolved")
-        )
+        again = await eventually(lambda: system.letter(letter["id"]), lambda found: found["state"] in ("open", "resolved"))
 
     assert again["state"] == "open"
     assert again["error"] == letter["error"]

@@ -146,9 +146,7 @@ async def at_work(database_url: str, simulator: httpx2.AsyncClient) -> AsyncIter
         retry_attempts_max=3,
     )
     service = build(settings)
-    engine = create_async_engine(
-        async_url(database_url), connect_args={"server_settings": {"search_path": "fulfillment"}}
-    )
+    engine = create_async_engine(async_url(database_url), connect_args={"server_settings": {"search_path": "fulfillment"}})
     sent, on_calls = Sent(), asyncio.Event()
     loops = [
         Loop(
@@ -199,9 +197,7 @@ async def order(simulator: httpx2.AsyncClient, **fault: Any) -> None:
     assert (await simulator.post("/faults", json=fault)).status_code == 201
 
 
-async def test_the_own_fleet_and_a_carrier_outside_share_an_order(
-    fulfillment: Fulfillment, simulator: httpx2.AsyncClient
-):
+async def test_the_own_fleet_and_a_carrier_outside_share_an_order(fulfillment: Fulfillment, simulator: httpx2.AsyncClient):
     fulfillment.tell(create(berlin=500, paris=5_000), operation=OPERATION)
 
     [(kind, answer)] = await fulfillment.answers(1)
@@ -213,9 +209,7 @@ async def test_the_own_fleet_and_a_carrier_outside_share_an_order(
 
 
 @pytest.mark.parametrize("kind", ["execute-then-fail", "garbage", "unavailable", "slow"])
-async def test_a_carrier_that_fails_for_a_while_books_once(
-    fulfillment: Fulfillment, simulator: httpx2.AsyncClient, kind: str
-):
+async def test_a_carrier_that_fails_for_a_while_books_once(fulfillment: Fulfillment, simulator: httpx2.AsyncClient, kind: str):
     await order(simulator, kind=kind, count=1, delay_seconds=60)
     fulfillment.tell(create(berlin=5_000), operation=OPERATION)
 

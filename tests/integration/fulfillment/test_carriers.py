@@ -149,9 +149,7 @@ async def test_a_carrier_that_cannot_be_reached_is_transient():
 
 
 async def test_a_wrong_token_and_a_missing_address_are_for_a_person(simulator: httpx2.AsyncClient):
-    adapter = HttpCarriers(
-        urls={"fast": str(simulator.base_url)}, tokens={"fast": "wrong"}, timeout_seconds=1, connections_max=1
-    )
+    adapter = HttpCarriers(urls={"fast": str(simulator.base_url)}, tokens={"fast": "wrong"}, timeout_seconds=1, connections_max=1)
     elsewhere = HttpCarriers(urls={}, tokens={}, timeout_seconds=1, connections_max=1)
 
     for call in (BOOK, CANCEL):
@@ -177,9 +175,7 @@ async def test_a_wrong_token_and_a_missing_address_are_for_a_person(simulator: h
     ],
     ids=["too long", "control characters", "a redirect", "cut off", "no HTTP"],
 )
-async def test_answers_that_cannot_be_trusted_are_not_followed_or_believed(
-    head: str, body: bytes, expected: type[Exception]
-):
+async def test_answers_that_cannot_be_trusted_are_not_followed_or_believed(head: str, body: bytes, expected: type[Exception]):
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(head.encode() + b"\r\nConnection: close\r\n\r\n" + body)

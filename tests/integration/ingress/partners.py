@@ -79,9 +79,7 @@ class Ingress:
     orchestrator: FakeOrchestrator
 
     async def post(self, body: Any = None, *, key: str | None = None, **headers: str) -> httpx2.Response:
-        sent = {"Idempotency-Key": key or str(uuid7())} | {
-            name.replace("_", "-"): value for name, value in headers.items()
-        }
+        sent = {"Idempotency-Key": key or str(uuid7())} | {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.client.post("/v1/orders", json=order() if body is None else body, headers=sent)
 
     async def hear(self, message: Message, *, sender: str | None = None) -> Decision[Any]:

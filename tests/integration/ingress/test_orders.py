@@ -164,9 +164,7 @@ async def test_an_order_number_belongs_to_one_order(desk: Ingress) -> None:
         assert answer.status_code == 409
         assert answer.json()["type"] == "/problems/duplicate-order"
         assert answer.json()["order_id"] == first.json()["order_id"]
-        assert (
-            answer.json()["correlation_id"] == answer.headers["x-correlation-id"] == first.headers["x-correlation-id"]
-        )
+        assert answer.json()["correlation_id"] == answer.headers["x-correlation-id"] == first.headers["x-correlation-id"]
     assert (await desk.post({**given, "revision": 1})).status_code == 202
     assert await desk.sent() == ["orders.order-accepted.v1"] * 2
 
@@ -228,9 +226,7 @@ async def test_nothing_of_an_order_remains_when_its_transaction_fails(desk: Ingr
     assert await desk.sent() == ["orders.order-accepted.v1"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "status"), [(OrderRefused, "refused"), (OrderCancelled, "cancelled"), (OrderFailed, "failed")]
-)
+@pytest.mark.parametrize(("kind", "status"), [(OrderRefused, "refused"), (OrderCancelled, "cancelled"), (OrderFailed, "failed")])
 async def test_an_order_shows_how_and_why_it_ended(desk: Ingress, kind: Any, status: str) -> None:
     placed = (await desk.post()).json()
     await desk.hear(end(kind, placed, reasons=REASONS))
@@ -253,9 +249,7 @@ async def test_an_end_is_final(desk: Ingress) -> None:
     assert (await desk.client.get(placed["links"]["self"])).content == before
 
 
-async def test_steps_come_from_the_orchestrator_and_are_remembered(
-    desk: Ingress, orchestrator: FakeOrchestrator
-) -> None:
+async def test_steps_come_from_the_orchestrator_and_are_remembered(desk: Ingress, orchestrator: FakeOrchestrator) -> None:
     posted = await desk.post()
     step = {"id": "reserve-credit", "state": "sent", "attempts": 2, "started_at": "2026-03-01T12:00:00Z"}
     orchestrator.progress[posted.headers["x-correlation-id"]] = {
@@ -350,9 +344,7 @@ async def test_a_list_can_be_narrowed(desk: Ingress) -> None:
 
 
 async def test_a_senseless_query_names_its_parameters(desk: Ingress) -> None:
-    answer = await desk.client.get(
-        "/v1/orders", params={"status": "lost", "after": "%%", "limit": 0, "order_number": "\0"}
-    )
+    answer = await desk.client.get("/v1/orders", params={"status": "lost", "after": "%%", "limit": 0, "order_number": "\0"})
 
     assert answer.status_code == 422
     assert [item["pointer"] for item in answer.json()["errors"]] == ["/order_number", "/status", "/after", "/limit"]

@@ -237,9 +237,7 @@ async def test_whoever_asks_too_often_is_told_when_to_come_back(desk: Ingress) -
     assert (await desk.client.get("/v1/orders")).status_code == 200
 
 
-async def test_strangers_are_slowed_down_and_partners_are_not(
-    database_url: str, orchestrator: FakeOrchestrator
-) -> None:
+async def test_strangers_are_slowed_down_and_partners_are_not(database_url: str, orchestrator: FakeOrchestrator) -> None:
     async with ingress(database_url, orchestrator, anonymous_requests_per_minute=3) as desk:
         stranger = {"Authorization": f"Bearer {new_key().reveal()}"}
 
@@ -266,9 +264,7 @@ async def test_orders_are_turned_away_while_those_accepted_cannot_leave(
                 await asyncio.sleep(0.01)
 
 
-async def test_more_requests_than_we_keep_waiting_are_turned_away(
-    database_url: str, orchestrator: FakeOrchestrator
-) -> None:
+async def test_more_requests_than_we_keep_waiting_are_turned_away(database_url: str, orchestrator: FakeOrchestrator) -> None:
     async with ingress(database_url, orchestrator, acceptance_queue_size_max=5) as desk:
         answers = await asyncio.gather(*[desk.post() for _ in range(20)])
 
@@ -283,8 +279,7 @@ async def test_a_database_that_is_away_is_a_503(desk: Ingress) -> None:
         # The role may end its own sessions, all but this one.
         await connection.execute(
             text(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user AND pid <> "
-                "pg_backend_pid()"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid()"
             )
         )
     answers = [await desk.post() for _ in range(8)]

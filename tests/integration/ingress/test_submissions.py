@@ -54,9 +54,7 @@ async def test_a_submitted_order_is_a_duplicate_over_http(desk: Ingress) -> None
     assert (await desk.post(given)).status_code == 409
 
 
-@pytest.mark.parametrize(
-    ("partner", "sender"), [("acme", "wms"), ("globex", None), ("globex", "erp"), ("nobody", "erp")]
-)
+@pytest.mark.parametrize(("partner", "sender"), [("acme", "wms"), ("globex", None), ("globex", "erp"), ("nobody", "erp")])
 async def test_only_named_broker_users_send_for_a_partner(desk: Ingress, partner: str, sender: str | None) -> None:
     message = submitted().model_copy(update={"partner_id": partner})
 

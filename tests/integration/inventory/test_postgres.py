@@ -41,9 +41,7 @@ WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_da
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     await upgrade(database_url, "inventory", "services.inventory")
-    engine = create_async_engine(
-        async_url(database_url), connect_args={"server_settings": {"search_path": "inventory"}}
-    )
+    engine = create_async_engine(async_url(database_url), connect_args={"server_settings": {"search_path": "inventory"}})
     yield engine
     await engine.dispose()
 

@@ -37,9 +37,7 @@ State = Item | Contract
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     await upgrade(database_url, "pricing", "services.pricing")
-    engine = create_async_engine(
-        async_url(database_url), connect_args={"server_settings": {"search_path": "pricing"}}
-    )
+    engine = create_async_engine(async_url(database_url), connect_args={"server_settings": {"search_path": "pricing"}})
     yield engine
     await engine.dispose()
 

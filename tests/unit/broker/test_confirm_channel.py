@@ -21,9 +21,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-confirms = st.tuples(
-    st.integers(FIRST_TAG - 30, FIRST_TAG + 50), st.booleans(), st.sampled_from([Answer.ACK, Answer.NACK])
-)
+confirms = st.tuples(st.integers(FIRST_TAG - 30, FIRST_TAG + 50), st.booleans(), st.sampled_from([Answer.ACK, Answer.NACK]))
 
 
 @given(sequence=st.lists(confirms), returned=st.sets(st.integers(0, 19)))

@@ -31,9 +31,7 @@ class AtOnce(Executor):
     def __init__(self) -> None:
         self.runs = 0
 
-    def submit(
-        self, fn: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
-    ) -> Future[Result]:
+    def submit(self, fn: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Future[Result]:
         self.runs += 1
         future: Future[Result] = Future()
         try:
@@ -63,9 +61,7 @@ def folder(tmp_path: Path) -> Path:
         "\x1a",
     )
     write(tmp_path, "alt.csv", '7,1,"aka","SARVENI, Teo",-0- ', '8,2,"fka","BRANDULAK ""PRECISION"" AG",-0- ')
-    write(
-        tmp_path, "add.csv", '7,1,-0- ,"Pyongyang","Korea, North",-0- ', '8,2,-0- ,-0- ,"undetermined",-0- '
-    )
+    write(tmp_path, "add.csv", '7,1,-0- ,"Pyongyang","Korea, North",-0- ', '8,2,-0- ,-0- ,"undetermined",-0- ')
     write(tmp_path, "sdn_comments.csv", '7,"MAKER\'; Gender Male."', '99,"the rest of a remark on nobody"')
     write(tmp_path, "published.txt", "2026-01-31")
     for file in ("embargoes.yaml", "restricted-goods.yaml"):
@@ -132,9 +128,7 @@ def test_reads_latin_1_where_a_file_is_not_utf_8(folder: Path) -> None:
         ("add.csv", '4711,1,-0- ,-0- ,"Iran",-0- ', "add.csv:2: belongs to no entry"),
     ],
 )
-def test_names_file_and_line_of_a_bad_line_but_not_its_words(
-    folder: Path, file: str, line: str, expected: str
-) -> None:
+def test_names_file_and_line_of_a_bad_line_but_not_its_words(folder: Path, file: str, line: str, expected: str) -> None:
     good, *rest = (folder / file).read_text().split("\n")
     (folder / file).write_text("\n".join((good, line, *rest)))
 

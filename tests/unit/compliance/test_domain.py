@@ -139,10 +139,7 @@ def test_the_shortcut_finds_what_comparing_with_everything_finds() -> None:
     randomness = random.Random(5)
     syllables = ("bra", "vel", "dor", "min", "tas", "kel", "ur", "zan", "ost", "lim", "pag", "rov")
     names = [
-        " ".join(
-            "".join(randomness.choices(syllables, k=randomness.randint(2, 3)))
-            for _ in range(randomness.randint(1, 3))
-        )
+        " ".join("".join(randomness.choices(syllables, k=randomness.randint(2, 3))) for _ in range(randomness.randint(1, 3)))
         for _ in range(300)
     ]
     parties = denied(*(ListedParty(str(uid), name, Kind.ENTITY) for uid, name in enumerate(names)))
@@ -153,9 +150,7 @@ def test_the_shortcut_finds_what_comparing_with_everything_finds() -> None:
         everything = parties.compare_with_all(slipped)
         found = {match.uid for match in parties.screen(slipped)}
         assert found <= everything
-        assert found == everything or len(found) == MATCHES_MAX, (
-            f"lost some of {len(everything)} for {slipped!r}"
-        )
+        assert found == everything or len(found) == MATCHES_MAX, f"lost some of {len(everything)} for {slipped!r}"
 
 
 def test_clears_an_order_against_which_nothing_speaks() -> None:
@@ -232,9 +227,7 @@ def test_blocks_a_party_in_an_embargoed_country_that_has_goods_sent_elsewhere() 
     ],
 )
 def test_blocks_restricted_goods_by_any_selector(item: Item) -> None:
-    assert codes(judge("Ernestine Holluween", items=[item], destination="RU")) == [
-        ReasonCode.RESTRICTED_GOODS
-    ]
+    assert codes(judge("Ernestine Holluween", items=[item], destination="RU")) == [ReasonCode.RESTRICTED_GOODS]
     assert judge("Ernestine Holluween", items=[item], destination="DE").outcome is Outcome.CLEARED
 
 

@@ -55,9 +55,7 @@ def test_an_order_that_resembles_nobody_is_cleared_under_the_version_of_the_list
 
     assert decision.state is LISTS
     assert decision.answer == PartiesCleared(order_id=ORDER, list_version="2026-01-31.abc/rules-1")
-    assert decision.facts == (
-        ScreeningRecord("s:screen-buyer", ORDER, "2026-01-31.abc/rules-1", Outcome.CLEARED, None, NOW),
-    )
+    assert decision.facts == (ScreeningRecord("s:screen-buyer", ORDER, "2026-01-31.abc/rules-1", Outcome.CLEARED, None, NOW),)
 
 
 @pytest.mark.parametrize("position", [0, 1])
@@ -104,9 +102,7 @@ def test_the_thresholds_are_those_of_the_settings() -> None:
 
 def test_an_embargoed_destination_and_restricted_goods_block_together_with_their_reasons() -> None:
     embargoed = screen_parties(command(("Blumenhaus Tulpe", None), ("Lager Nord", "KP")), LISTS, CONTEXT)
-    restricted = screen_parties(
-        command(("Blumenhaus Tulpe", None), ("Lager Nord", "SY"), sku="ARMS-1"), LISTS, CONTEXT
-    )
+    restricted = screen_parties(command(("Blumenhaus Tulpe", None), ("Lager Nord", "SY"), sku="ARMS-1"), LISTS, CONTEXT)
 
     assert isinstance(embargoed.answer, PartiesBlocked)
     assert [reason.code for reason in embargoed.answer.reasons] == ["embargoed-country"]

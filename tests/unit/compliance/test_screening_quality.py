@@ -68,24 +68,18 @@ def measure(pairs: Iterable[Pair], threshold: int) -> Quality:
 
 def name_cases() -> list[Pair]:
     with (SANCTIONS / "pairs" / "name_cases.csv").open(encoding="utf-8", newline="") as file:
-        return [
-            Pair(row["name1"], row["name2"], row["is_match"] == "true", row["case_group"])
-            for row in csv.DictReader(file)
-        ]
+        return [Pair(row["name1"], row["name2"], row["is_match"] == "true", row["case_group"]) for row in csv.DictReader(file)]
 
 
 def entity_checks() -> list[Pair]:
     checks = json.loads((SANCTIONS / "pairs" / "entity_checks.json").read_text(encoding="utf-8"))
     return [
-        Pair(entity_name(check["query"]), entity_name(check["candidate"]), check["match"], check["schema"])
-        for check in checks
+        Pair(entity_name(check["query"]), entity_name(check["candidate"]), check["match"], check["schema"]) for check in checks
     ]
 
 
 def entity_name(entity: dict[str, Any]) -> str:
-    name = entity.get("name") or " ".join(
-        entity[part] for part in ("firstName", "middleName", "lastName") if part in entity
-    )
+    name = entity.get("name") or " ".join(entity[part] for part in ("firstName", "middleName", "lastName") if part in entity)
     return name if isinstance(name, str) else str(name[0])
 
 
@@ -137,9 +131,7 @@ def test_a_pair_across_scripts_is_either_recognised_or_called_unreadable() -> No
 def test_the_whole_list_is_read_and_each_name_finds_its_own_entry(listed: DeniedParties) -> None:
     sample = random.Random(3).sample(listed.parties, 500)
     found = sum(any(match.score >= 95 for match in listed.screen(party.name)) for party in sample)
-    print(
-        f"{len(listed)} entries; of {len(sample)} listed names {found} find an entry with 95 points or more"
-    )
+    print(f"{len(listed)} entries; of {len(sample)} listed names {found} find an entry with 95 points or more")
 
     assert len(listed) == 7379
     assert found >= 498
@@ -152,10 +144,7 @@ def test_slips_of_the_pen_still_find_the_entry(listed: DeniedParties) -> None:
     found = 0
     for party in sample:
         slipped = slip(party.name, randomness)
-        found += any(
-            match.uid == party.uid and match.score >= DEFAULT_THRESHOLDS.review
-            for match in listed.screen(slipped)
-        )
+        found += any(match.uid == party.uid and match.score >= DEFAULT_THRESHOLDS.review for match in listed.screen(slipped))
     print(f"of {len(sample)} listed names with one letter wrong, {found} reach review with their own entry")
 
     assert found >= 0.9 * len(sample)

@@ -64,9 +64,7 @@ def test_nobody_else_can_name_a_dead_letter_by_a_replay_header() -> None:
 def test_anything_at_all_becomes_a_letter_that_rows_take(
     headers: dict[str, Any], sender: str | None, name: str | None, body: bytes
 ) -> None:
-    letter = read(
-        Found("credit.commands", body, headers, name, name, name, name, name, sender, name or "", name or ""), NOW
-    )
+    letter = read(Found("credit.commands", body, headers, name, name, name, name, name, sender, name or "", name or ""), NOW)
     _is_storable(letter, body)
 
 

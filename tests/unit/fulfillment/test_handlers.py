@@ -62,9 +62,7 @@ class Loop:
 
     def context(self) -> Context:
         envelope = Envelope(id="m-1", source="/test", type="t", time=NOW, data={}, operationid=OPERATION)
-        return Context(
-            now=NOW, envelope=envelope, new_id=lambda: "id", random=lambda: 0.5, calls=tuple(self.made.values())
-        )
+        return Context(now=NOW, envelope=envelope, new_id=lambda: "id", random=lambda: 0.5, calls=tuple(self.made.values()))
 
     def ship(self, command: CreateShipment) -> Event:
         return self._run(
@@ -238,9 +236,7 @@ def test_a_replay_goes_on_where_a_silent_carrier_had_stopped_it_and_asks_again_u
     silent.order = again.state
     silent.made[f"{OPERATION}#paris#fast"] = CallResult(again.calls[0], "done", {"tracking": "T-fast-paris"})
     last = settle_shipment(command, silent.order, silent.context(), tuple(silent.made.values()))
-    assert last.answer == ShipmentCreated(
-        order_id=ORDER, shipments=(shipment("berlin", "fast"), shipment("paris", "fast"))
-    )
+    assert last.answer == ShipmentCreated(order_id=ORDER, shipments=(shipment("berlin", "fast"), shipment("paris", "fast")))
 
 
 def test_a_cancellation_takes_back_our_own_parcels_at_once_and_the_others_by_key():

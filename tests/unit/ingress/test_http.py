@@ -97,9 +97,7 @@ def test_a_representation_is_known_by_its_tag(value: str, known: bool) -> None:
     assert is_known('"a"', headers(("if-none-match", value))) is known
 
 
-@pytest.mark.parametrize(
-    "value", ["application/json", "Application/JSON; charset=UTF-8", 'application/json;charset="utf-8"']
-)
+@pytest.mark.parametrize("value", ["application/json", "Application/JSON; charset=UTF-8", 'application/json;charset="utf-8"'])
 def test_plain_json_is_taken(value: str) -> None:
     check_media_type(headers(("content-type", value), ("content-encoding", "identity")))
 

@@ -187,7 +187,5 @@ def test_the_event_of_an_order_is_what_validation_would_have_made() -> None:
         warnings.simplefilter("error")
         sent = from_json(to_json(order_accepted(order, given)))
 
-    expected = OrderAccepted.model_validate(
-        {**document(), "order_id": order.order_id, "partner_id": "acme", "accepted_at": now}
-    )
+    expected = OrderAccepted.model_validate({**document(), "order_id": order.order_id, "partner_id": "acme", "accepted_at": now})
     assert sent == expected.model_dump(mode="json")

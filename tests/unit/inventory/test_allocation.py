@@ -39,9 +39,7 @@ def test_a_part_says_where_it_comes_from_and_what_it_weighs_rounded_up():
 
     assert isinstance(result, Allocated)
     assert result.parts == (
-        Allocation(
-            line="1", sku="P-1", warehouse="berlin", country="DE", quantity=Decimal("2.505"), weight_grams=2508
-        ),
+        Allocation(line="1", sku="P-1", warehouse="berlin", country="DE", quantity=Decimal("2.505"), weight_grams=2508),
     )
 
 
@@ -81,9 +79,7 @@ def test_all_lines_come_from_one_warehouse_although_each_has_a_nearer_one():
 
 
 def test_a_split_keeps_each_line_whole_where_one_warehouse_can_serve_it():
-    result = run(
-        [line("1", "P-1", "4"), line("2", "P-2", "1")], item("P-1", {"berlin": 3, "bonn": 4}), item("P-2", {"paris": 1})
-    )
+    result = run([line("1", "P-1", "4"), line("2", "P-2", "1")], item("P-1", {"berlin": 3, "bonn": 4}), item("P-2", {"paris": 1}))
 
     assert parts(result) == [("1", "bonn", Decimal(4)), ("2", "paris", Decimal(1))]
 
@@ -180,9 +176,7 @@ def test_an_order_is_served_exactly_or_not_at_all_and_never_beyond_what_is_free(
     result = allocate(lines, items, "DE", split_allowed=split)
 
     demand = {sku: sum(quantity for other, quantity in wanted if other == sku) for sku, _ in wanted}
-    located = {
-        sku: {w: s.free for w, s in items[sku].stock.items() if s.country is not None} for sku in demand
-    }
+    located = {sku: {w: s.free for w, s in items[sku].stock.items() if s.country is not None} for sku in demand}
     enough = all(sum(located[sku].values()) >= quantity for sku, quantity in demand.items())
     one_has_all = any(
         all(located[sku].get(warehouse, 0) >= quantity for sku, quantity in demand.items()) for warehouse in COUNTRY

@@ -140,9 +140,7 @@ def test_an_order_that_is_short_changes_nothing_and_says_what_is_missing():
 def test_the_reservation_that_brings_an_item_to_its_reorder_point_says_so():
     decision = reserve_stock(reserve(7), {ITEM_KEY: item(10)}, context())
 
-    assert decision.events == (
-        StockLow(sku="P-1", available=Decimal(3), reorder_point=Decimal(3), sequence=8),
-    )
+    assert decision.events == (StockLow(sku="P-1", available=Decimal(3), reorder_point=Decimal(3), sequence=8),)
 
 
 def test_reservations_of_one_batch_see_each_other():
@@ -247,9 +245,7 @@ def test_a_count_replaces_what_is_on_hand_and_the_ledger_gets_the_difference():
 
     assert stock_of(decision.state).on_hand == 2
     assert decision.facts == (StockMoved(BERLIN, "counted", Decimal(-8), "/wms#m-1"),)
-    assert decision.events == (
-        StockLow(sku="P-1", available=Decimal(2), reorder_point=Decimal(3), sequence=8),
-    )
+    assert decision.events == (StockLow(sku="P-1", available=Decimal(2), reorder_point=Decimal(3), sequence=8),)
 
 
 def test_a_stale_count_leaves_everything_as_it_is():
@@ -263,17 +259,13 @@ def test_a_stale_count_leaves_everything_as_it_is():
 
 
 def test_a_new_description_is_compared_with_the_stock_at_once():
-    event = ItemChanged(
-        sku="P-1", unit="C62", weight_grams=5, reorder_point=Decimal(20), recovery_level=Decimal(30), sequence=9
-    )
+    event = ItemChanged(sku="P-1", unit="C62", weight_grams=5, reorder_point=Decimal(20), recovery_level=Decimal(30), sequence=9)
 
     decision = change_item(event, item(10), context(None))
 
     assert isinstance(decision.state, Item)
     assert decision.state.weight_grams == 5
-    assert decision.events == (
-        StockLow(sku="P-1", available=Decimal(10), reorder_point=Decimal(20), sequence=8),
-    )
+    assert decision.events == (StockLow(sku="P-1", available=Decimal(10), reorder_point=Decimal(20), sequence=8),)
     assert change_item(event, decision.state, context(None)).state is decision.state
 
 

@@ -46,9 +46,7 @@ def price(*lines: tuple[str, str, str]) -> PriceOrder:
         order_id=ORDER,
         partner_id="acme",
         currency="EUR",
-        lines=tuple(
-            OrderLine(line=number, sku=sku, quantity=Decimal(quantity), unit="C62") for number, sku, quantity in lines
-        ),
+        lines=tuple(OrderLine(line=number, sku=sku, quantity=Decimal(quantity), unit="C62") for number, sku, quantity in lines),
     )
 
 
