@@ -13,10 +13,10 @@ help: ## Show this list
 setup: $(VENV)/.complete ## Create .venv from the locked, hash-checked dependencies
 
 $(VENV)/.complete: requirements-dev.lock pyproject.toml
-	@infra/local/set-up.sh "$(PYTHON)" "$(VENV)"
+	@infra/stack/local/set-up.sh "$(PYTHON)" "$(VENV)"
 
 demo: setup ## Run real orders through a private stack, break it, repair it (KEEP=1 leaves it running)
-	@$(BIN)/python -m infra.demo
+	@$(BIN)/python -m infra.stack.demo
 
 test: setup check ## Everything the project promises, checked
 	@$(BIN)/python -m pytest tests/unit

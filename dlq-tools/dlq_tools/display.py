@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Column, Table
 
-from infra.cli.output import console, errors
+from infra.stack.cli.output import console, errors
 
 BODY_LENGTH_MAX: Final = 20_000
 ERROR_LENGTH_MAX: Final = 120

@@ -18,8 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from infra.local import stack
-from infra.local.home import open_home
+from infra.stack.local import stack
+from infra.stack.local.home import open_home
 from tests.bench import floor
 from tests.bench.client import Partner
 from tests.bench.processes import cpu_seconds, published_messages
@@ -224,7 +224,7 @@ def main() -> int:
             out.print("starting a stack of its own")
             started = stack.start_detached(
                 home,
-                [sys.executable, "-m", "infra.cli.main", "up"],
+                [sys.executable, "-m", "infra.stack.cli.main", "up"],
                 UP_SECONDS_MAX,
                 env={**_environment(), "TUTTI_HOME": directory},
             )

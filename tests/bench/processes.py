@@ -8,8 +8,8 @@ from typing import Any
 import httpx2
 import psutil
 
-from infra.local import stack
-from infra.local.home import Home
+from infra.stack.local import stack
+from infra.stack.local.home import Home
 
 _PUBLISHED = re.compile(r'tutti_messages_published_total\{outcome="confirmed",service="([a-z]+)"\} ([0-9.e+]+)')
 

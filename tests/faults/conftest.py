@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.home import open_home
+from infra.stack.local.home import open_home
 from tests.support.history import History
 from tests.support.platform import Platform, started
 

@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from infra.jobs.secrets import BROKER_HOST, DATABASE, DATABASE_HOST, SecretFiles
-from infra.local.home import choose_port
-from infra.local.layout import PACKAGES
-from infra.local.servers import Servers, start_servers
+from infra.stack.jobs.secrets import BROKER_HOST, DATABASE, DATABASE_HOST, SecretFiles
+from infra.stack.local.home import choose_port
+from infra.stack.local.layout import PACKAGES
+from infra.stack.local.servers import Servers, start_servers
 
 PROJECT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]

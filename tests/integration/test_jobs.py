@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 
 from contracts.registry import queues
-from infra.jobs import environment, schema, secrets, topology
-from infra.local.layout import PACKAGES
-from infra.local.servers import Servers, start_servers
+from infra.stack.jobs import environment, schema, secrets, topology
+from infra.stack.local.layout import PACKAGES
+from infra.stack.local.servers import Servers, start_servers
 
 
 @pytest.fixture(scope="module")

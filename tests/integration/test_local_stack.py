@@ -20,11 +20,11 @@ import psutil
 import pytest
 from pamqp.common import FieldValue
 
-from infra.local.doctor import Finding, examine
-from infra.local.home import Home, open_home
-from infra.local.leftovers import leftovers
-from infra.local.servers import Servers, management_url_of, prepare_servers, start_servers
-from infra.local.stack import down, reset, status
+from infra.stack.local.doctor import Finding, examine
+from infra.stack.local.home import Home, open_home
+from infra.stack.local.leftovers import leftovers
+from infra.stack.local.servers import Servers, management_url_of, prepare_servers, start_servers
+from infra.stack.local.stack import down, reset, status
 
 RA_AUTOSAVE_SECONDS = 1.0
 

@@ -3,7 +3,7 @@
 import httpx2
 
 from contracts.registry import SERVICES
-from infra.local.home import Home
+from infra.stack.local.home import Home
 from tests.support.platform import Platform
 from tests.support.workload import BLOCKED, CANARY_NAME, CANARY_STREET
 

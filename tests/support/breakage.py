@@ -15,8 +15,8 @@ from typing import Any
 import httpx2
 import psutil
 
-from infra.local import stack
-from infra.local.process import MARKER
+from infra.stack.local import stack
+from infra.stack.local.process import MARKER
 from tests.support.history import History
 from tests.support.platform import Platform
 from tests.support.waiting import wait_until

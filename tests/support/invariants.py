@@ -15,7 +15,7 @@ import httpx2
 
 from contracts.message import owner_of
 from contracts.registry import REGISTRY, SERVICES
-from infra.local.sample import STOCK_PER_WAREHOUSE, WAREHOUSES
+from infra.stack.local.sample import STOCK_PER_WAREHOUSE, WAREHOUSES
 from tests.support.history import History
 from tests.support.platform import Platform
 from tests.support.waiting import wait_until

@@ -12,8 +12,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from infra.local import stack
-from infra.local.home import Home, open_home
+from infra.stack.local import stack
+from infra.stack.local.home import Home, open_home
 
 UP_SECONDS_MAX = 180.0
 REQUEST_SECONDS_MAX = 40.0
@@ -69,7 +69,7 @@ def started(path: Path, *flags: str, env: dict[str, str] | None = None) -> Itera
     home = open_home(path)
     detached = stack.start_detached(
         home,
-        [sys.executable, "-m", "infra.cli.main", "up", *flags],
+        [sys.executable, "-m", "infra.stack.cli.main", "up", *flags],
         UP_SECONDS_MAX,
         env={**clean_environment(), **(env or {}), "TUTTI_HOME": str(path)},
     )

@@ -22,9 +22,9 @@ import psutil
 import pytest
 from yarl import URL
 
-from infra.local.home import Home, open_home
-from infra.local.servers import Servers, start_servers
-from infra.local.stack import status
+from infra.stack.local.home import Home, open_home
+from infra.stack.local.servers import Servers, start_servers
+from infra.stack.local.stack import status
 
 EVALUATION_SECONDS = 20.0
 MANAGEMENT_SECONDS = 10.0

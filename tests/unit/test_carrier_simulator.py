@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from infra.simulators.carrier import create_app
+from infra.stack.simulators.carrier import create_app
 
 KEY = "saga-1:ship/2#berlin#fast"
 PATH = "/fast/v1/bookings/saga-1%3Aship%2F2%23berlin%23fast"

@@ -13,14 +13,14 @@ import yaml
 from infra.broker import topology
 from infra.chassis.process import DEAD_LETTER_BODY_BYTES_MAX
 from infra.chassis.settings import ServiceSettings
-from infra.jobs import environment, sample, schema
-from infra.jobs import topology as topology_job
-from infra.jobs.secrets import SecretFiles
-from infra.local import platform, postgresql
-from infra.local.home import Home
-from infra.local.layout import PACKAGES
-from infra.local.sample import HTTP_CARRIERS
-from infra.local.servers import PreparedServer, PreparedServers
+from infra.stack.jobs import environment, sample, schema
+from infra.stack.jobs import topology as topology_job
+from infra.stack.jobs.secrets import SecretFiles
+from infra.stack.local import platform, postgresql
+from infra.stack.local.home import Home
+from infra.stack.local.layout import PACKAGES
+from infra.stack.local.sample import HTTP_CARRIERS
+from infra.stack.local.servers import PreparedServer, PreparedServers
 
 PROJECT = Path(__file__).parents[2]
 DOCUMENT: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
@@ -154,7 +154,7 @@ def test_ingress_and_fulfillment_find_whom_they_call():
     assert environment_of("ingress")["TUTTI_INGRESS__ORCHESTRATOR_URL"] == "http://orchestrator:8000"
     urls = json.loads(environment_of("fulfillment")["TUTTI_FULFILLMENT__CARRIER_URLS"])
     assert urls == dict.fromkeys(HTTP_CARRIERS, f"http://{platform.CARRIER}:8000")
-    assert SERVICES[platform.CARRIER]["command"][2:] == ["infra.simulators.carrier", "--host", "0.0.0.0", "--port", "8000"]
+    assert SERVICES[platform.CARRIER]["command"][2:] == ["infra.stack.simulators.carrier", "--host", "0.0.0.0", "--port", "8000"]
 
 
 def test_only_the_carrier_simulator_and_the_sample_company_belong_to_the_demo():
@@ -168,8 +168,8 @@ def test_only_the_carrier_simulator_and_the_sample_company_belong_to_the_demo():
 @pytest.mark.parametrize(("job", "variables"), JOBS.items())
 def test_a_job_is_told_all_that_it_reads_and_runs_once(job: str, variables: list[str]):
     service = SERVICES[job]
-    assert service["command"] == ["python", "-m", f"infra.jobs.{job}"]
-    assert importlib.util.find_spec(f"infra.jobs.{job}") is not None
+    assert service["command"] == ["python", "-m", f"infra.stack.jobs.{job}"]
+    assert importlib.util.find_spec(f"infra.stack.jobs.{job}") is not None
     assert without_file(service["environment"]) == set(variables)
     assert service["restart"] == "no"
 

@@ -15,7 +15,7 @@ from dlq_tools.cli import app as dlq
 from contracts import publish
 from contracts.orders.v1 import OrderBody
 from contracts.registry import REGISTRY
-from infra.cli.main import app as tutti
+from infra.stack.cli.main import app as tutti
 from services.ingress.http.openapi import ORDER_EXAMPLE
 from services.ingress.intake import read_order
 

@@ -12,7 +12,7 @@ import pytest
 import structlog
 from tenacity import stop_after_attempt
 
-from infra.jobs import environment, schema, secrets, topology
+from infra.stack.jobs import environment, schema, secrets, topology
 from services.ingress.keys import parse_key
 
 

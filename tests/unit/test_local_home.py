@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.home import AlreadyRunning, LocalError, ProcessIdentity, TakenPort, open_home, port_is_free
+from infra.stack.local.home import AlreadyRunning, LocalError, ProcessIdentity, TakenPort, open_home, port_is_free
 
 HOLD_THE_HOME = """
 import signal, sys
 from pathlib import Path
-from infra.local.home import open_home
+from infra.stack.local.home import open_home
 with open_home(Path(sys.argv[1])).supervised_by_us():
     print("held", flush=True)
     signal.pause()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.home import Home, open_home
-from infra.local.logs import LogFile, lines_of
-from infra.local.stack import log_lines
+from infra.stack.local.home import Home, open_home
+from infra.stack.local.logs import LogFile, lines_of
+from infra.stack.local.stack import log_lines
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_following_a_log_shows_what_is_written_later(home: Home) -> None:
 def test_output_that_nobody_reads_any_more_does_not_stop_the_stack(home: Home) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    code = "from infra.local.logs import Terminal; t = Terminal(); t('one'); t('two'); raise SystemExit(7)"
+    code = "from infra.stack.local.logs import Terminal; t = Terminal(); t('one'); t('two'); raise SystemExit(7)"
     with os.fdopen(writing, "wb") as closed_pipe:
         ran = subprocess.run([sys.executable, "-c", code], stdout=closed_pipe, stderr=subprocess.PIPE, check=False)
     assert (ran.returncode, ran.stderr) == (7, b"")

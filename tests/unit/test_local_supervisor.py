@@ -14,11 +14,11 @@ from typing import Any
 import psutil
 import pytest
 
-from infra.local.home import Home, LocalError, open_home
-from infra.local.leftovers import leftovers
-from infra.local.process import ProcessSpec, Ready
-from infra.local.stack import down, log_lines, reset, start_detached, status
-from infra.local.supervisor import StartFailed, Supervisor
+from infra.stack.local.home import Home, LocalError, open_home
+from infra.stack.local.leftovers import leftovers
+from infra.stack.local.process import ProcessSpec, Ready
+from infra.stack.local.stack import down, log_lines, reset, start_detached, status
+from infra.stack.local.supervisor import StartFailed, Supervisor
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
 
@@ -41,9 +41,9 @@ while True:
 STACK = f"""
 import sys
 from pathlib import Path
-from infra.local.home import open_home
-from infra.local.process import ProcessSpec
-from infra.local.stack import supervise
+from infra.stack.local.home import open_home
+from infra.stack.local.process import ProcessSpec
+from infra.stack.local.stack import supervise
 home, *options = sys.argv[1:]
 marks = [Path(home) / name for name in ("a.pid", "b.pid")]
 def spec(mark, depends_on):

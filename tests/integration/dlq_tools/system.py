@@ -26,7 +26,7 @@ from infra.chassis.outbox import new_id
 from infra.chassis.process import Runtime, running
 from infra.chassis.schema import upgrade
 from infra.chassis.service import Service
-from infra.local.home import choose_port
+from infra.stack.local.home import choose_port
 from services.credit.settings import Settings as CreditSettings
 from services.credit.wiring import build as build_credit
 from tests.support.servers import TestBroker

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 import uvicorn
 
-from infra.simulators.carrier import create_app
+from infra.stack.simulators.carrier import create_app
 
 TOKEN = "a-token"
 START_SECONDS = 10.0

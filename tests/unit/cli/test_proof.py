@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from infra.cli.proof import Evidence, doubts, summary
+from infra.stack.cli.proof import Evidence, doubts, summary
 
 SAGA = "saga-1"
 

@@ -1,0 +1,160 @@
+"""`tutti saga list|show|cancel`: processes, as operators see them."""
+
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from infra.stack.cli.output import (
+    REFUSED,
+    USAGE,
+    Json,
+    addresses,
+    console,
+    fail,
+    print_json,
+    print_table,
+    request,
+    token_of_operator,
+    unless_refused,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Processes: where each one is, what it waits for, and what was done.")
+BAR_WIDTH = 24
+PAGE_MAX = 1000
+
+
+def url_of(found: Mapping[str, Any], path: str = "") -> str:
+    return f"{found['orchestrator']}/internal/sagas{path}"
+
+
+@app.command("list")
+def list_sagas(
+    state: Annotated[list[str] | None, typer.Option(help="Only these states, for example --state stuck.")] = None,
+    partner: Annotated[str | None, typer.Option(help="Only this partner's.")] = None,
+    workflow: Annotated[str | None, typer.Option(help="Only of this workflow.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=PAGE_MAX)] = 50,
+    as_json: Json = False,
+) -> None:
+    """List processes, newest first. Example: tutti saga list --state stuck"""
+    found = addresses()
+    parameters: dict[str, Any] = {"limit": limit, "state": state or None, "partner": partner, "workflow": workflow}
+    response = request(
+        "GET", url_of(found), token_of_operator(found), params={k: v for k, v in parameters.items() if v is not None}
+    )
+    rows = unless_refused(response).json()["sagas"]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        f"{len(rows)} processes",
+        ("id", "workflow", "state", "subject", "partner", "started", "stuck"),
+        [(r["id"], _workflow(r), r["state"], r["subject"], r["partner"], r["started_at"], r["stuck"]) for r in rows],
+    )
+
+
+def _workflow(document: Mapping[str, Any]) -> str:
+    return f"{document['workflow']} v{document['version']}" if document["workflow"] else ""
+
+
+@app.command()
+def show(saga: str, as_json: Json = False) -> None:
+    """Show one process by its id or its order's id: timeline, what it waits for, what was undone."""
+    found = addresses()
+    document = unless_refused(request("GET", url_of(found, f"/{saga}"), token_of_operator(found))).json()
+    if as_json:
+        print_json(document)
+    else:
+        print_timeline(document)
+
+
+@app.command()
+def cancel(
+    saga: str,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stays in the history.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and change nothing.")] = False,
+    actor: Annotated[str, typer.Option("--actor", help="Who asks.")] = "admin",
+    as_json: Json = False,
+) -> None:
+    """Cancel a process: what it did is undone. Exit code 4 when it is past the pivot or finished."""
+    found = addresses()
+    token = token_of_operator(found)
+    # Looked at first: the orchestrator takes a cancellation before its start, and a slip of the pen is none.
+    document = unless_refused(request("GET", url_of(found, f"/{saga}"), token)).json()
+    if dry_run:
+        print_json({"would_cancel": saga, "state": document.get("state"), "steps": document.get("steps", [])})
+        return
+    confirm(yes, f"Cancel {saga} and undo what it did?")
+    response = request("POST", url_of(found, f"/{saga}/cancel"), token, json={"reason": reason, "actor": f"operator:{actor}"})
+    if as_json:
+        print_json({"http_status": response.status_code, **response.json()})
+    unless_refused(response)
+    if not as_json:
+        console.print(f"{saga} is being cancelled; `tutti saga show {saga}` shows what is undone")
+
+
+def confirm(yes: bool, question: str) -> None:
+    """Asks on a terminal; elsewhere `--yes` has to say so. Ends the command with 2 or 4 when it may not go on."""
+    if yes:
+        return
+    if not console.is_terminal:
+        fail(USAGE, "this changes something and nobody can be asked here; add --yes")
+    if not typer.confirm(question):
+        fail(REFUSED, "nothing was changed")
+
+
+def print_timeline(document: Mapping[str, Any]) -> None:
+    """The process as bars over its time: one line a step, undo steps below their do."""
+    state, workflow = document["state"], _workflow(document)
+    console.print(
+        f"{document['subject'] or '-'}  {workflow}  [bold]{state}[/bold]  saga {document['id']}", soft_wrap=True, highlight=False
+    )
+    for reason in document["reasons"]:
+        console.print(f"  because {reason['code']}: {reason['detail']}", markup=False, soft_wrap=True)
+    begin = _moment(document["started_at"])
+    if begin is None:
+        console.print("  was cancelled before its start", markup=False)
+        return
+    end = max((_moment(text) or 0.0 for text in _moments(document)), default=begin)
+    span = max(end - begin, 0.001)
+    ended = document["finished_at"] is not None
+    for step in document["steps"]:
+        _print_bar(step["id"], step["state"], step["attempts"], step, begin, span, ended=ended)
+        if step["undo"] is not None:
+            _print_bar(
+                f"  undo {step['id']}", step["undo"]["state"], step["undo"]["attempts"], step["undo"], begin, span, ended=ended
+            )
+    console.print(f"  {'':<24}{'':<12}    0 ms{'':>{BAR_WIDTH - 10}}{span * 1000:.0f} ms")
+    for wait in document["waits_for"]:
+        console.print(f"  waits for {wait['step']} ({wait['direction']}) until {wait['by']}", markup=False)
+
+
+def _moments(document: Mapping[str, Any]) -> list[str | None]:
+    undos = [step["undo"] for step in document["steps"] if step["undo"]]
+    return [
+        document["finished_at"],
+        *(part[name] for part in [*document["steps"], *undos] for name in ("sent_at", "answered_at")),
+    ]
+
+
+def _print_bar(name: str, state: str, attempts: int, part: Mapping[str, Any], begin: float, span: float, *, ended: bool) -> None:
+    sent, answered = _moment(part["sent_at"]), _moment(part["answered_at"])
+    if sent is None:
+        console.print(f"  {name:<24}{state:<12}", markup=False)
+        return
+    # Without an answer it is still under way, or was given up when the process ended.
+    last = answered if answered is not None else min(time.time(), begin + span) if ended else time.time()
+    start = min(int((sent - begin) / span * BAR_WIDTH), BAR_WIDTH - 1)
+    length = max(1, min(int((last - sent) / span * BAR_WIDTH), BAR_WIDTH - start))
+    again = f" ×{attempts}" if attempts > 1 else ""
+    bar = " " * start + "█" * length
+    console.print(
+        f"  {name:<24}{state:<12}{bar:<{BAR_WIDTH}} {(last - sent) * 1000:.0f} ms{again}", markup=False, highlight=False
+    )
+
+
+def _moment(text: str | None) -> float | None:
+    return datetime.fromisoformat(text).timestamp() if text else None
