@@ -71,6 +71,7 @@ from typing import Final, Literal
 
 from pydantic import JsonValue
 
+from contracts import operation_id
 from contracts.message import Message
 from orchestrator.expressions import EvaluationError, Names
 from orchestrator.instance import (
@@ -594,7 +595,7 @@ class _Turn:
                 message,
                 message_id,
                 "do",
-                operation_id=f"{self.before.id}:{step.id}",
+                operation_id=operation_id.of(self.before.id, step.id),
                 due_by=None if step.beyond_pivot else first + step.patience,
             )
         )
@@ -664,7 +665,7 @@ class _Turn:
             self._undo_failed(step, entry, str(error))
             return
         message_id = self.new_id()
-        self.messages.append(Outgoing(message, message_id, "undo", operation_id=f"{self.before.id}:{step.id}"))
+        self.messages.append(Outgoing(message, message_id, "undo", operation_id=operation_id.of(self.before.id, step.id)))
         self.plan[step.id] = replace(
             entry,
             state=UndoState.SENT,
@@ -756,9 +757,9 @@ class _Turn:
             return "the process is frozen until a person has looked at it"
         return None
 
-    def _step_of(self, operation_id: str) -> Step | None:
-        saga, _, step_id = operation_id.partition(":")
-        return self.workflow.by_id.get(step_id) if saga == self.before.id and self.steps else None
+    def _step_of(self, name: str) -> Step | None:
+        named = operation_id.split(name)
+        return self.workflow.by_id.get(named.step) if named.saga == self.before.id and self.steps else None
 
     def result(self) -> Advance:
         resting = self.state in AT_REST

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from contracts import operation_id
 from contracts.deadletters.v1 import DeadLetterOpened
 from contracts.message import Message
 from infra.chassis.errors import Permanent
@@ -164,15 +165,15 @@ def on_dead_letter(processes: Processes) -> Route:
 def _known(correlation_id: str | None) -> Sequence[str]:
     if not correlation_id:
         raise Permanent("an event that begins a process needs a correlationid; it becomes the process's id")
-    if ":" in correlation_id:
-        # An operation is `saga:step`: the answers would be taken for those of another process.
+    if not operation_id.saga_can_be_named(correlation_id):
+        # The answers would be taken for those of another process.
         raise Permanent(f"the correlationid {correlation_id!r} has a colon, and no process can have it as its id")
     return (correlation_id,)
 
 
-def _saga_of(operation_id: str | None) -> Sequence[str]:
-    saga, separator, _ = (operation_id or "").partition(":")
-    return (saga,) if saga and separator else ()
+def _saga_of(name: str | None) -> Sequence[str]:
+    named = operation_id.split(name)
+    return (named.saga,) if named.saga and named.step else ()
 
 
 def _route(model: type[Message], keys: Any, decide: Any) -> Route:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from contracts import operation_id
 from orchestrator.engine import waits_for
 from orchestrator.instance import Compensation, Instance, StepRecord
 from orchestrator.workflow import Workflow
@@ -78,7 +79,7 @@ def _step(instance: Instance, name: str, record: StepRecord) -> dict[str, Any]:
         "state": record.state.value,
         "attempts": record.attempts,
         "outcome": record.outcome,
-        "operation_id": f"{instance.id}:{name}",
+        "operation_id": operation_id.of(instance.id, name),
         "sent_at": record.sent_at,
         "answered_at": record.answered_at,
         "due_at": record.due_at,

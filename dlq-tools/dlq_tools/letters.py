@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
+from contracts import operation_id
 from contracts.message import owner_of
 from contracts.registry import FAILURE_DESK, SERVICES
 from dlq_tools.signatures import Signature, sign
@@ -79,7 +80,7 @@ class Letter:
     @property
     def step(self) -> str:
         """The step's name, where the operation id says it (`saga:step`)."""
-        return (self.operation_id or "").partition(":")[2]
+        return operation_id.split(self.operation_id).step
 
     @property
     def signature(self) -> Signature:

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from dlq_tools.adapters.postgres import Original
 from dlq_tools.domain import Refused
-from infra.chassis.decoding import REPLAY_EXCHANGE, REPLAY_HEADER
+from infra.broker.names import REPLAY
+from infra.chassis.decoding import REPLAY_HEADER
 from infra.chassis.outbox import OutboxRow, new_id
 
 SENDER_HEADER: Final = "x-original-sender"
@@ -50,7 +51,7 @@ def replay_row(letter: Original) -> OutboxRow | Refused:
             headers[header] = value
     return OutboxRow(
         message_id=new_id(),
-        exchange=REPLAY_EXCHANGE,
+        exchange=REPLAY,
         routing_key=letter.queue,
         type=_short(original.get("type")),
         correlation_id=_short(letter.correlation_id) or letter.id,

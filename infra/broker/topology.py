@@ -16,11 +16,8 @@ import httpx2
 
 from contracts.message import owner_of, unversioned
 from contracts.registry import COMMANDERS, ENTRIES, FAILURE_DESK, SERVICES, SYSTEMS, queues
+from infra.broker.names import COMMANDS, DEAD_LETTERS, EVENTS, REPLAY
 
-COMMANDS: Final = "commands"
-EVENTS: Final = "events"
-DEAD_LETTERS: Final = "dead-letters"
-REPLAY: Final = "replay"
 DEAD_SUFFIX: Final = ".dead"
 
 # The net below the loop's own crash lane (three recorded tries). Never -1: on 3.10 that drops at the first requeue.

@@ -14,10 +14,10 @@ from typing import Final, Literal
 
 from contracts.envelope import Envelope
 from contracts.registry import SERVICES
+from infra.broker.names import DEAD_LETTERS
 from infra.chassis.decoding import Raw, Replay, dead_letter_id, printable_headers
 from infra.chassis.outbox import OutboxRow, new_id
 
-EXCHANGE: Final = "dead-letters"
 ORIGINAL_BYTES_MAX: Final = 16 * 1024
 TRACE_BYTES_MAX: Final = 8 * 1024
 ERROR_LENGTH_MAX: Final = 2000
@@ -94,7 +94,7 @@ def dead_letter(
     }
     return OutboxRow(
         message_id=new_id(),
-        exchange=EXCHANGE,
+        exchange=DEAD_LETTERS,
         routing_key=queue,
         type="dead-letter",
         correlation_id=(envelope.correlationid if envelope else None) or letter,

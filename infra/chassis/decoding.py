@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from contracts.envelope import HEADER_BYTES_MAX, Envelope, EnvelopeError, parse
 from contracts.message import Message, unversioned, version_of
 from contracts.registry import COMMANDERS, FAILURE_DESK, REGISTRY, SERVICES, VERSIONS, upcast
+from infra.broker.names import REPLAY
 from infra.chassis.errors import Permanent, UnknownVersion
 from infra.chassis.service import Direction, Route
 
-REPLAY_EXCHANGE: Final = "replay"
 REPLAY_HEADER: Final = "x-replay"
 ORIGINAL_SENDER: Final = "x-original-sender"
 ORIGINAL_EXCHANGE: Final = "x-original-exchange"
@@ -206,7 +206,7 @@ def as_first_sent(raw: Raw) -> Raw:
     So a replay is checked as that was: the desk's trust must not carry what its sender was not trusted with. Anything that
     is no replay of the desk comes back as it is, whatever its headers say.
     """
-    if raw.exchange != REPLAY_EXCHANGE or raw.sender != FAILURE_DESK:
+    if raw.exchange != REPLAY or raw.sender != FAILURE_DESK:
         return raw
     return replace(
         raw,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from pydantic_core import to_json
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,12 +19,11 @@ from uuid_utils import uuid7
 
 from contracts.envelope import BODY_BYTES_MAX, JSON, STRUCTURED, Envelope
 from contracts.message import Message
+from infra.broker.names import EXCHANGE_OF
 from infra.chassis.errors import Permanent
 from infra.chassis.hot_connection import write
 from infra.chassis.service import Outbound
 from infra.chassis.trace import continued, started
-
-EXCHANGES: Final = {"command": "commands", "event": "events"}
 
 LOG = write(
     """
@@ -131,7 +130,7 @@ def encode_payload(
         )
     return OutboxRow(
         message_id=message_id,
-        exchange=EXCHANGES[out.message.kind],
+        exchange=EXCHANGE_OF[out.message.kind],
         routing_key=wire_name,
         type=wire_name,
         correlation_id=correlation_id,

@@ -24,6 +24,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.registry import REGISTRY
+from infra.broker.names import EVENTS
 from infra.broker.publisher import Outcome, Outgoing, Publisher, Receipt
 from infra.chassis.crash_points import crash_point
 from infra.chassis.database import DATABASE_ERRORS
@@ -155,7 +156,7 @@ class OutboxRelay:
     def _needs_nobody(self, row: OutboxRow, receipt: Receipt) -> bool:
         """An event without a registered receiver is for whoever listens, and nobody does now."""
         entry = REGISTRY.get(row.routing_key)
-        return receipt.outcome is Outcome.UNROUTABLE and row.exchange == "events" and (entry is None or not entry.receivers)
+        return receipt.outcome is Outcome.UNROUTABLE and row.exchange == EVENTS and (entry is None or not entry.receivers)
 
     async def _back_off(self, failed: Sequence[tuple[OutboxRow, Receipt]]) -> None:
         row, receipt = failed[0]

@@ -13,12 +13,12 @@ import httpx2
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from yarl import URL
 
+from infra.broker.names import COMMANDS, EVENTS
 from tests.support.platform import Platform
 
 WINDOW: Final = 20
 COPIES_MAX: Final = 3
 FLUSH_SECONDS: Final = 0.5
-EXCHANGES: Final = ("commands", "events")
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ async def echoing(platform: Platform, chance: random.Random) -> AsyncIterator[Ec
     async with await aio_pika.connect(platform.addresses["broker"]) as connection:
         listening, speaking = await connection.channel(), await connection.channel()
         queue = await listening.declare_queue(f"echo-{uuid4().hex}", exclusive=True, auto_delete=True)
-        for exchange in EXCHANGES:
+        for exchange in (COMMANDS, EVENTS):
             await queue.bind(exchange, "#")
         echo = Echo(chance, speaking)
         flushing = asyncio.create_task(echo.flush_regularly())

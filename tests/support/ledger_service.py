@@ -34,11 +34,11 @@ from contracts.fulfillment.v1 import (
 )
 from contracts.inventory.v1 import StockRecovered
 from contracts.values import Money, Reason, Shipment
+from infra.broker.names import REPLAY
 from infra.chassis.decoding import (
     ORIGINAL_EXCHANGE,
     ORIGINAL_ROUTING_KEY,
     ORIGINAL_SENDER,
-    REPLAY_EXCHANGE,
     REPLAY_HEADER,
     Raw,
 )
@@ -458,7 +458,7 @@ def deliverable(
 
 def replayed(raw: Raw, letter: str = "dl_1", count: int = 1) -> Raw:
     """The same message as the failure desk sends it again; a replay of a replay is one of the first message."""
-    if raw.exchange == REPLAY_EXCHANGE:
+    if raw.exchange == REPLAY:
         return replace(raw, headers={**raw.headers, REPLAY_HEADER: f"{letter} {count}"})
     headers = {
         REPLAY_HEADER: f"{letter} {count}",
@@ -466,7 +466,7 @@ def replayed(raw: Raw, letter: str = "dl_1", count: int = 1) -> Raw:
         ORIGINAL_EXCHANGE: raw.exchange,
         ORIGINAL_ROUTING_KEY: raw.routing_key,
     }
-    return replace(raw, exchange=REPLAY_EXCHANGE, sender="deadletters", routing_key=QUEUE, headers=headers)
+    return replace(raw, exchange=REPLAY, sender="deadletters", routing_key=QUEUE, headers=headers)
 
 
 def unreadable(raw: Raw) -> Raw:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from contracts.envelope import STRUCTURED, Envelope
 from contracts.message import Event
+from infra.broker.names import EVENTS
 from infra.broker.publisher import Outcome, Outgoing, Publisher
 
 BATCH: Final = 200
@@ -58,7 +59,7 @@ class System:
             data=event.model_dump(mode="json"),
         )
         return Outgoing(
-            exchange="events",
+            exchange=EVENTS,
             routing_key=event.wire_name,
             message_id=fact.id,
             body=envelope.to_bytes(),
