@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from infra.chassis.outbox import new_id
 from infra.chassis.port import operators_only
-from infra.chassis.process import Runtime
+from infra.chassis.runtime import Runtime
 from orchestrator.catalogue import Catalogue
 from orchestrator.instance import Instance, State
 from orchestrator.settings import Settings

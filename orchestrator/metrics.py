@@ -7,7 +7,7 @@ from prometheus_client import Gauge
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra.chassis.process import Runtime
+from infra.chassis.runtime import Runtime
 from orchestrator.instance import AT_REST, State
 
 PROCESSES: Final = Gauge("tutti_processes", "Processes by state; see runbooks/stuck-process.md", ("state",))

@@ -1,8 +1,11 @@
 """The complete answer to "what does the orchestrator react to": what the registry says it receives, timers, and acts."""
 
+from functools import partial
+
 from contracts.deadletters.v1 import DeadLetterOpened
 from contracts.registry import ENTRIES
-from infra.chassis.service import Consumer, Route, Service
+from infra.chassis.runtime import Beside, Service
+from infra.chassis.service import Consumer, Route
 from orchestrator.adapters.postgres import PostgresProcesses, reconcile
 from orchestrator.adapters.rows import Acts, Timers
 from orchestrator.api import routes as http_routes
@@ -33,9 +36,8 @@ def build(settings: Settings) -> Service:
                 ),
             ),
         ),
-        http=lambda runtime: http_routes(runtime, catalogue, settings),
+        beside=lambda runtime: Beside(http=http_routes(runtime, catalogue, settings), background=(partial(measure, runtime),)),
         reconcile=reconcile,
-        background=(measure,),
     )
 
 

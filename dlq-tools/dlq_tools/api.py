@@ -20,7 +20,7 @@ from dlq_tools.personal import mask_body
 from dlq_tools.settings import Settings
 from infra.broker.topology import DEAD_SUFFIX
 from infra.chassis.port import operators_only
-from infra.chassis.process import Runtime
+from infra.chassis.runtime import Runtime
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True, pattern=r"^[^\x00]*$")]

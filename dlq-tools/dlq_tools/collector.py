@@ -36,7 +36,7 @@ from infra.broker.connection import BrokerUnreachable, library_failures
 from infra.broker.topology import DEAD_SUFFIX
 from infra.chassis.database import Trouble, classify
 from infra.chassis.metrics import CONSUMER_UP
-from infra.chassis.process import Runtime
+from infra.chassis.runtime import Runtime
 
 HEARTBEAT_SECONDS: Final = 10
 CONNECT_SECONDS_MAX: Final = 10.0

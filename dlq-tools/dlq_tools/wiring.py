@@ -1,12 +1,15 @@
 """The complete answer to "what does the failure desk react to"."""
 
+from functools import partial
+
 from contracts.deadletters.v1 import ReplayHandled
 from dlq_tools.adapters.postgres import PostgresDeadLetters, reconcile
 from dlq_tools.api import routes
 from dlq_tools.collector import collect_dead_letters, keep_house
 from dlq_tools.handlers import letter_of, note_proof
 from dlq_tools.settings import Settings
-from infra.chassis.service import Consumer, Service, on
+from infra.chassis.runtime import Beside, Service
+from infra.chassis.service import Consumer, on
 
 SETTINGS = Settings
 
@@ -21,10 +24,9 @@ def build(settings: Settings) -> Service:
                 routes=(on(ReplayHandled, note_proof, key=letter_of),),
             ),
         ),
-        http=lambda runtime: routes(runtime, settings),
-        background=(
-            lambda runtime: collect_dead_letters(runtime, settings),
-            lambda runtime: keep_house(runtime, settings),
+        beside=lambda runtime: Beside(
+            http=routes(runtime, settings),
+            background=(partial(collect_dead_letters, runtime, settings), partial(keep_house, runtime, settings)),
         ),
         reconcile=reconcile,
     )

@@ -72,11 +72,14 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What the caller does after the commit: hand `rows` to the relay, make `calls`, count `outcomes` (wire name, outcome)."""
+    """What the caller does after the commit: hand `rows` to the relay, make `calls`, count `outcomes` (wire name, outcome), and tell
+    the consumer what was saved (`changed`, `facts`)."""
 
     rows: Sequence[OutboxRow]
     calls: bool
     outcomes: Sequence[tuple[str, str]]
+    changed: Mapping[Any, Any]
+    facts: Sequence[object]
 
 
 @dataclass(slots=True)
@@ -155,7 +158,7 @@ class Batch:
         for source, row in rows:
             self._take_row(source, row, work)
         await self._save(connection, rows, work)
-        return BatchResult(work.rows, bool(work.new_calls), work.outcomes)
+        return BatchResult(work.rows, bool(work.new_calls), work.outcomes, work.changed, work.facts)
 
     async def _receive(
         self, connection: AsyncConnection, arrivals: Sequence[Arrival], started_at: datetime

@@ -483,6 +483,8 @@ class Loop:
         self._relay.submit(result.rows)
         if result.calls:
             self._on_calls.set()
+        if self.consumer.committed is not None and (result.changed or result.facts):
+            self.consumer.committed(result.changed, result.facts)
         for outcome in result.outcomes:
             counter = self._outcome_counters.get(outcome)
             if counter is None:

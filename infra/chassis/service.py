@@ -4,20 +4,17 @@ A service supplies pure decisions and bulk loading and saving. It cannot publish
 these in the wrong order; nor does any of its lines deal with duplicates, retries or dead letters.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
-
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.envelope import Envelope
 from contracts.message import Command, Event, Json, Message
 
 if TYPE_CHECKING:
-    from fastapi import APIRouter, FastAPI
-
-    from infra.chassis.process import Runtime
+    # For the checker only: decisions, which import this module, need no database at run time.
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 K = TypeVar("K")
 S = TypeVar("S")
@@ -125,10 +122,10 @@ class Decision(Generic[S]):
 class Repository(Protocol[K, S]):
     """Bulk access to the states of one kind, within the loop's transaction. It never commits."""
 
-    async def load(self, connection: AsyncConnection, keys: Sequence[K]) -> Mapping[K, S]:
+    async def load(self, connection: "AsyncConnection", keys: Sequence[K]) -> Mapping[K, S]:
         """States for all keys (which may repeat), locked. Inserts missing keys first, then locks in a second statement, sorted."""
 
-    async def save(self, connection: AsyncConnection, changed: Mapping[K, S], facts: Sequence[object]) -> None:
+    async def save(self, connection: "AsyncConnection", changed: Mapping[K, S], facts: Sequence[object]) -> None:
         """Writes changed states and new facts in a constant number of statements. Only updates states; never upserts them."""
 
 
@@ -256,7 +253,7 @@ class RowSource(Protocol[K, S, P]):
     def name(self) -> str:
         """For metrics and logs."""
 
-    async def claim(self, connection: AsyncConnection, limit: int) -> Sequence[RowInput[K, P]]:
+    async def claim(self, connection: "AsyncConnection", limit: int) -> Sequence[RowInput[K, P]]:
         """Due rows, with their tries raised, in one statement, which is committed before they are used: a crash is counted.
 
         Skips what another replica has locked. A row claimed and not settled is due again after a short lease.
@@ -272,18 +269,24 @@ class RowSource(Protocol[K, S, P]):
         """When `decide` raised, its effect could not be stored, or the row has killed the process three times: the visible end,
         such as `stuck`."""
 
-    async def settle(self, connection: AsyncConnection, rows: Sequence[RowInput[K, P]]) -> None:
+    async def settle(self, connection: "AsyncConnection", rows: Sequence[RowInput[K, P]]) -> None:
         """Marks or deletes the rows, in the transaction of their effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """One queue and what is done with its messages. `repository` is built once per process."""
+    """One queue and what is done with its messages. `repository` is built once per process.
+
+    `committed` is told what `save` was given, as soon as that is committed: for what the process keeps in memory, such as requests
+    that wait for an end. A crash in between tells nobody, and another replica hears nothing of it; so it may only save a poll.
+    It must not block, and what it raises ends the process.
+    """
 
     queue: str
     repository: Repository[Any, Any]
     routes: tuple[Route, ...]
     sources: tuple[RowSource[Any, Any, Any], ...] = ()
+    committed: Callable[[Mapping[Any, Any], Sequence[object]], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,23 +297,3 @@ class Finding:
     id: str
     detail: str
     command: str
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """The complete answer to "what does this service react to".
-
-    `dependencies` are the systems outside that its calls name. `http` adds routes to the service's port, `install` whatever
-    needs the application itself (middleware, error handlers). `reconcile` checks that the service's own money or stock adds up.
-    `background` are coroutines that run as long as the process; `closing` are called after everything else has stopped, to
-    close what the service itself has opened.
-    """
-
-    name: str
-    consumers: tuple[Consumer, ...]
-    dependencies: Mapping[str, Dependency] = field(default_factory=dict)
-    http: "Callable[[Runtime], APIRouter] | None" = None
-    install: "Callable[[FastAPI, Runtime], None] | None" = None
-    reconcile: Callable[[AsyncConnection], Any] | None = None
-    background: "tuple[Callable[[Runtime], Any], ...]" = ()
-    closing: "tuple[Callable[[Runtime], Awaitable[None]], ...]" = ()

@@ -2,18 +2,15 @@
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING
 
 from contracts.compliance.v1 import ScreenParties
-from infra.chassis.service import Consumer, Service, on
+from infra.chassis.runtime import Beside, Runtime, Service
+from infra.chassis.service import Consumer, on
 from services.compliance.adapters.list_source import ListSource
 from services.compliance.adapters.postgres import PostgresScreenings
 from services.compliance.domain import Thresholds
 from services.compliance.handlers import screen_parties
 from services.compliance.settings import Settings
-
-if TYPE_CHECKING:
-    from infra.chassis.process import Runtime
 
 SETTINGS = Settings
 IN_FORCE = "in-force"
@@ -28,7 +25,7 @@ def build(settings: Settings) -> Service:
         check_every_seconds=settings.list_check_seconds,
     )
 
-    async def watch(runtime: "Runtime") -> None:
+    async def watch(runtime: Runtime) -> None:
         # Without it a new list would be noticed by the first order after it, which would still be screened
         # against the old one: after a quiet night, hours later. The source is not closed at the end, since the last
         # batch still asks it; its thread ends with the process.
@@ -49,5 +46,5 @@ def build(settings: Settings) -> Service:
                 routes=(on(ScreenParties, partial(screen_parties, thresholds=thresholds), key=lambda _: IN_FORCE),),
             ),
         ),
-        background=(watch,),
+        beside=lambda runtime: Beside(background=(partial(watch, runtime),)),
     )

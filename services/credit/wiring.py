@@ -3,7 +3,8 @@
 from contracts.credit.v1 import ReleaseCredit, ReserveCredit
 from contracts.credit.v2 import LimitChanged
 from contracts.orders.v1 import OrderCompleted
-from infra.chassis.service import Consumer, Service, on, undo
+from infra.chassis.runtime import Service
+from infra.chassis.service import Consumer, on, undo
 from services.credit.adapters.postgres import PostgresCreditLines, reconcile
 from services.credit.handlers import (
     capture_hold,

@@ -1,7 +1,8 @@
 """The complete answer to "what does fulfillment react to"."""
 
 from contracts.fulfillment.v1 import CancelShipment, CarrierChanged, CreateShipment, ShipmentDelivered
-from infra.chassis.service import Consumer, Service, on, undo
+from infra.chassis.runtime import Beside, Service
+from infra.chassis.service import Consumer, on, undo
 from services.fulfillment.adapters.carriers import HttpCarriers
 from services.fulfillment.adapters.postgres import PostgresParcels, reconcile
 from services.fulfillment.handlers import (
@@ -51,5 +52,5 @@ def build(settings: Settings) -> Service:
         ),
         dependencies={DEPENDENCY: carriers},
         reconcile=reconcile,
-        closing=(lambda _: carriers.close(),),
+        beside=lambda _: Beside(close=carriers.close),
     )

@@ -13,16 +13,13 @@ repeated with its key.
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from infra.chassis.runtime import Runtime
 from services.ingress.adapters.database import Locked, Unavailable, available
 from services.ingress.adapters.intake import store
 from services.ingress.domain import Accepted, InProgress, Outcome
 from services.ingress.intake import Application
 from services.ingress.settings import Settings
-
-if TYPE_CHECKING:
-    from infra.chassis.process import Runtime
 
 
 class Overloaded(Exception):
@@ -40,7 +37,7 @@ class _Batch:
 class Acceptance:
     """Accepts orders for one process. Use it from one event loop."""
 
-    def __init__(self, runtime: "Runtime", settings: Settings) -> None:
+    def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self._runtime = runtime
         self._settings = settings
         self._turn = asyncio.Lock()

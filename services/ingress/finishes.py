@@ -1,17 +1,17 @@
 """Requests that wait for an order's end (`Prefer: wait`), told by whoever hears of it.
 
-The ends that this process' consumer writes down are announced after their commit. What a partner is told is read from
-the database all the same: so a GET right after it cannot say less. Ends that another replica heard are found by asking
+The loop tells of the ends that this process' consumer has committed. What a partner is told is read from the database all
+the same: so a GET right after it cannot say less. Ends that another replica heard are found by asking
 for all waiting orders at once, every `finish_poll_seconds`.
 """
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from services.ingress.domain import Order
+from services.ingress.domain import NaturalKey, Order, Submission
 
 _AGAIN_SECONDS: Final = 0.01
 
@@ -30,8 +30,12 @@ class Finishes:
         self._news = asyncio.Event()
         self._released = False
 
+    def committed(self, changed: Mapping[str | NaturalKey, Order | Submission | None], facts: Sequence[object]) -> None:
+        """`Consumer.committed`: some of these orders may have ended."""
+        self.announce([order.order_id for order in changed.values() if isinstance(order, Order) and order.finished])
+
     def announce(self, order_ids: Sequence[str]) -> None:
-        """These orders may have ended with a transaction that is over."""
+        """These orders have ended, and can be read."""
         news = [order_id for order_id in order_ids if order_id in self._waiting]
         if news:
             self._announced.update(news)
@@ -76,7 +80,7 @@ class Finishes:
             else:
                 wanted = list(self._announced)
             found = await self._look(read, wanted)
-            # What was announced and is not there was rolled back, and will be announced again.
+            # Nothing comes of it while the database cannot be asked.
             patient = bool(self._announced) and not found
             delay = min(max(delay * 2, _AGAIN_SECONDS), self._poll_seconds) if patient else 0.0
 

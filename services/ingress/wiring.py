@@ -1,11 +1,11 @@
 """The complete answer to "what does ingress react to"."""
 
 from datetime import timedelta
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import partial
 
 from contracts.orders.v1 import OrderCancelled, OrderCompleted, OrderFailed, OrderRefused, OrderSubmitted
-from infra.chassis.service import Consumer, Service, on
+from infra.chassis.runtime import Beside, Runtime, Service
+from infra.chassis.service import Consumer, on
 from services.ingress.adapters.postgres import PostgresOrders
 from services.ingress.finishes import Finishes
 from services.ingress.handlers import (
@@ -19,9 +19,6 @@ from services.ingress.handlers import (
 from services.ingress.http.face import PartnerFace
 from services.ingress.settings import Settings
 
-if TYPE_CHECKING:
-    from infra.chassis.process import Runtime
-
 SETTINGS = Settings
 
 
@@ -29,10 +26,9 @@ def build(settings: Settings) -> Service:
     finishes = Finishes(poll_seconds=settings.finish_poll_seconds, waiters_max=settings.waiters_max)
     expected = timedelta(seconds=settings.order_expected_seconds)
 
-    @cache
-    def face(runtime: "Runtime") -> PartnerFace:
-        # One for the routes and the background work of a process.
-        return PartnerFace(runtime, settings, finishes)
+    def beside(runtime: Runtime) -> Beside:
+        face = PartnerFace(runtime, settings, finishes)
+        return Beside(http=face.router(), background=(partial(face.run, runtime.stopping),), close=face.close)
 
     return Service(
         name="ingress",
@@ -47,9 +43,8 @@ def build(settings: Settings) -> Service:
                     on(OrderCancelled, cancel_order, key=lambda event: event.order_id),
                     on(OrderFailed, fail_order, key=lambda event: event.order_id),
                 ),
+                committed=finishes.committed,
             ),
         ),
-        http=lambda runtime: face(runtime).router(),
-        background=(lambda runtime: face(runtime).run(runtime.stopping),),
-        closing=(lambda runtime: face(runtime).close(),),
+        beside=beside,
     )

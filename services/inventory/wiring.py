@@ -10,7 +10,8 @@ from contracts.inventory.v1 import (
     WarehouseChanged,
 )
 from contracts.orders.v1 import OrderCompleted
-from infra.chassis.service import Consumer, Service, on, on_many, undo_many
+from infra.chassis.runtime import Service
+from infra.chassis.service import Consumer, on, on_many, undo_many
 from services.inventory.adapters.postgres import PostgresStock, reconcile
 from services.inventory.handlers import (
     change_item,

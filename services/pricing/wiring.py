@@ -2,7 +2,8 @@
 
 from contracts.inventory.v1 import StockLow, StockRecovered
 from contracts.pricing.v1 import ContractChanged, ListPriceChanged, PriceOrder
-from infra.chassis.service import Consumer, Service, on, on_many
+from infra.chassis.runtime import Service
+from infra.chassis.service import Consumer, on, on_many
 from services.pricing.adapters.postgres import PostgresOffers, PostgresPrices
 from services.pricing.handlers import (
     change_contract,

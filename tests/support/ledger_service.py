@@ -44,6 +44,7 @@ from infra.chassis.decoding import (
 )
 from infra.chassis.errors import Transient
 from infra.chassis.outbox import new_id
+from infra.chassis.runtime import Service
 from infra.chassis.service import (
     Call,
     CallOutcome,
@@ -54,7 +55,6 @@ from infra.chassis.service import (
     Dependency,
     RowInput,
     RowSource,
-    Service,
     on,
     on_many,
     undo,

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from infra.broker import topology
-from infra.chassis.process import DEAD_LETTER_BODY_BYTES_MAX
+from infra.chassis.runtime import DEAD_LETTER_BODY_BYTES_MAX
 from infra.chassis.settings import ServiceSettings
 from infra.stack.jobs import environment, sample, schema
 from infra.stack.jobs import topology as topology_job

@@ -1,21 +1,17 @@
 """Orders as partners see them, in PostgreSQL: read one by one for HTTP, loaded and saved in batches for the loop."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import TypeAdapter
 from pydantic_core import to_json
-from sqlalchemy import Row, event, text
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.values import Money, Reason
 from services.ingress.adapters.intake import existing_orders
 from services.ingress.domain import NaturalKey, Order, Parcel, Step, Submission
 
-# Where a connection carries the ids of orders that end with its transaction.
-_ENDED: Final = "ingress orders ended"
 _REASONS: Final = TypeAdapter(tuple[Reason, ...])
 _PARCELS: Final = TypeAdapter(tuple[Parcel, ...])
 _STEPS: Final = TypeAdapter(tuple[Step, ...])
@@ -114,20 +110,6 @@ async def remember_progress(connection: AsyncConnection, order: Order) -> None:
     )
 
 
-def tell_ends(engine: AsyncEngine, announce: Callable[[Sequence[str]], None]) -> None:
-    """Tells `announce` which orders ended with a transaction of this engine, once the transaction is over.
-
-    The loop commits after `save` and tells nobody; but the connection goes back to its pool right after that.
-    """
-
-    def checked_in(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
-        ended = record.info.pop(_ENDED, None)
-        if ended:
-            announce(ended)
-
-    event.listen(engine.sync_engine.pool, "checkin", checked_in)
-
-
 class PostgresOrders:
     """Repository for `ingress.events`: order ids have an Order or None, names have a Submission."""
 
@@ -162,7 +144,6 @@ class PostgresOrders:
         created = [fact for fact in facts if isinstance(fact, Order)]
         if created:
             await connection.execute(_CREATE, _new_columns(created))
-        connection.info.setdefault(_ENDED, []).extend(order.order_id for order in ended if order.finished)
 
 
 async def _submissions(connection: AsyncConnection, names: Sequence[NaturalKey]) -> Mapping[NaturalKey, Submission]:

@@ -3,18 +3,18 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import APIRouter
 from starlette.routing import Route
 
+from infra.chassis.runtime import Runtime
 from services.ingress.acceptance import Acceptance
 from services.ingress.adapters.database import Unavailable, available
 from services.ingress.adapters.intake import purge_keys
 from services.ingress.adapters.orchestrator import Orchestrator
 from services.ingress.adapters.partners import find_account, touch_keys
-from services.ingress.adapters.postgres import finished_orders, tell_ends
+from services.ingress.adapters.postgres import finished_orders
 from services.ingress.domain import Order
 from services.ingress.finishes import Finishes
 from services.ingress.http import openapi
@@ -27,9 +27,6 @@ from services.ingress.http.overload import Overload
 from services.ingress.keys import Account
 from services.ingress.settings import Settings
 
-if TYPE_CHECKING:
-    from infra.chassis.process import Runtime
-
 log = structlog.get_logger()
 
 
@@ -41,14 +38,13 @@ class PartnerFace:
     """One per process. `finishes` is told of the ends that the consumer of the same process writes down."""
 
     def __init__(
-        self, runtime: "Runtime", settings: Settings, finishes: Finishes, *, now: Callable[[], datetime] = _utc_now
+        self, runtime: Runtime, settings: Settings, finishes: Finishes, *, now: Callable[[], datetime] = _utc_now
     ) -> None:
         self._settings = settings
         self._engine = runtime.engine
         # A read is one statement: without a transaction around it, it is one round trip instead of three.
         self._reader = runtime.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._finishes = finishes
-        tell_ends(runtime.engine, finishes.announce)
         self._overload = Overload(settings)
         self._credentials = Credentials(
             self._account,

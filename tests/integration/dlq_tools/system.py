@@ -23,9 +23,9 @@ from contracts.envelope import STRUCTURED, Envelope
 from infra.broker.publisher import Outgoing, Publisher, PublisherSettings
 from infra.broker.topology import USERS, apply, definitions
 from infra.chassis.outbox import new_id
-from infra.chassis.process import Runtime, running
+from infra.chassis.process import running
+from infra.chassis.runtime import Runtime, Service
 from infra.chassis.schema import upgrade
-from infra.chassis.service import Service
 from infra.stack.local.home import choose_port
 from services.credit.settings import Settings as CreditSettings
 from services.credit.wiring import build as build_credit

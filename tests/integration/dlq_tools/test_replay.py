@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from infra.chassis.service import Service
+from infra.chassis.runtime import Service
 from tests.integration.dlq_tools.system import (
     System,
     eventually,

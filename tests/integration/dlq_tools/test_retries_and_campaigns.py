@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from infra.chassis.process import Runtime
+from infra.chassis.runtime import Runtime
 from tests.integration.dlq_tools.system import System, eventually, limit_changed, structured
 from tests.integration.dlq_tools.test_cli import one_dead_letter
 

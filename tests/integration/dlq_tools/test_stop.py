@@ -2,19 +2,21 @@
 
 from dataclasses import replace
 
-from infra.chassis.process import Runtime
-from infra.chassis.service import Service
+from infra.chassis.runtime import Beside, Runtime, Service
 from tests.integration.dlq_tools.system import System
 
 
 async def test_what_the_service_opened_is_closed_last(system: System) -> None:
     closed: list[bool] = []
 
-    async def close(runtime: Runtime) -> None:
-        closed.append(runtime.stopping.is_set())
+    def beside(runtime: Runtime) -> Beside:
+        async def close() -> None:
+            closed.append(runtime.stopping.is_set())
+
+        return Beside(close=close)
 
     def closing(service: Service) -> Service:
-        return replace(service, closing=(close,))
+        return replace(service, beside=beside)
 
     async with system.running_credit(closing):
         assert closed == []

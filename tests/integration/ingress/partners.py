@@ -23,8 +23,8 @@ from yarl import URL
 
 from contracts.envelope import Envelope
 from contracts.message import Event, Message
-from infra.chassis.process import Runtime
-from infra.chassis.service import Context, Decision, Service
+from infra.chassis.runtime import Runtime, Service
+from infra.chassis.service import Context, Decision
 from services.ingress.adapters.partners import create_partner, issue_key
 from services.ingress.http.openapi import ORDER_EXAMPLE
 from services.ingress.settings import Settings
@@ -93,6 +93,8 @@ class Ingress:
             decision = route.decide(message, states, context, None)
             changed = {} if decision.state is states else decision.state
             await consumer.repository.save(connection, changed, decision.facts)
+        assert consumer.committed is not None
+        consumer.committed(changed, decision.facts)
         return decision
 
     async def rows(self, statement: str, **values: Any) -> list[Any]:
@@ -129,14 +131,15 @@ async def ingress(database_url: str, orchestrator: FakeOrchestrator, **knobs: An
     service = build(settings)
     runtime = Runtime(service, settings)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    assert service.http is not None
-    app.include_router(service.http(runtime))
+    beside = service.beside(runtime)
+    assert beside.http is not None
+    app.include_router(beside.http)
     async with runtime.engine.begin() as connection:
         await create_partner(connection, "acme", broker_users=["erp"])
         await create_partner(connection, "globex")
         key = await issue_key(connection, PEPPER, "acme")
         other_key = await issue_key(connection, PEPPER, "globex")
-    background = [asyncio.create_task(work(runtime)) for work in service.background]
+    background = [asyncio.create_task(work()) for work in beside.background]
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {key}"}
     try:

@@ -18,8 +18,9 @@ from infra.chassis.decoding import Raw
 from infra.chassis.errors import Permanent
 from infra.chassis.hot_connection import hot_transaction
 from infra.chassis.outbox import OutboxRow, new_id
+from infra.chassis.runtime import Service
 from infra.chassis.schema import async_url, upgrade
-from infra.chassis.service import Consumer, Service
+from infra.chassis.service import Consumer
 from orchestrator.adapters.postgres import reconcile
 from orchestrator.instance import Instance, State
 from orchestrator.settings import Settings

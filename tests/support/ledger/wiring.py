@@ -3,7 +3,8 @@
 import asyncpg
 from pydantic_settings import SettingsConfigDict
 
-from infra.chassis.service import Call, CallResult, Service
+from infra.chassis.runtime import Service
+from infra.chassis.service import Call, CallResult
 from infra.chassis.settings import ServiceSettings
 from tests.support import ledger_service
 from tests.support.ledger_service import Failures

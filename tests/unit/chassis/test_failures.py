@@ -20,8 +20,8 @@ from infra.chassis.dead_letters import (
 )
 from infra.chassis.decoding import Raw, Replay, read
 from infra.chassis.errors import Permanent, Transient
-from infra.chassis.process import DEAD_LETTER_HEADER_BYTES_MAX
 from infra.chassis.retries import delay_seconds
+from infra.chassis.runtime import DEAD_LETTER_HEADER_BYTES_MAX
 from infra.chassis.settings import ServiceSettings
 from tests.support.ledger_service import reserve, settings
 

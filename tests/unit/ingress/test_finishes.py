@@ -43,7 +43,7 @@ async def test_an_announced_end_is_told_once_it_can_be_read() -> None:
         waiting = asyncio.create_task(finishes.wait("a", LONG_SECONDS))
         await asyncio.sleep(0)
         finishes.announce(["a"])
-        # Announced, but rolled back: nothing is to be seen yet.
+        # Announced, but the database cannot be asked: nothing is to be seen yet.
         await ends.looked.wait()
         assert not waiting.done()
         ends.orders["a"] = ended("a")
