@@ -60,7 +60,7 @@ class Flight:
         if position is not None:
             self._returned.add(position)
 
-    def settle(self, tag: int, *, multiple: bool, answer: Answer) -> None:
+    def mark(self, tag: int, *, multiple: bool, answer: Answer) -> None:
         """Takes an ack or nack. Tags of other flights, and tags that have their answer, change nothing."""
         position = tag - self._first_tag
         size = len(self.answers)
@@ -153,7 +153,7 @@ class ConfirmChannel(aiormq.Channel):
         assert frame.delivery_tag is not None
         multiple = getattr(frame, "multiple", False)
         for flight in self._flights:
-            flight.settle(frame.delivery_tag, multiple=multiple, answer=answer)
+            flight.mark(frame.delivery_tag, multiple=multiple, answer=answer)
         self._flights = [flight for flight in self._flights if flight.open]
 
     async def _on_return_frame(self, frame: commands.Basic.Return) -> None:

@@ -125,7 +125,7 @@ class DeliveryChannel(aiormq.Channel):
             self._begin_again()
             return False
         else:
-            # Let through, it would be settled with its neighbours; the connection ends, and all comes again.
+            # Let through, it would be acknowledged with its neighbours; the connection ends, and all comes again.
             raise InvalidFrameError(f"{received!r} within a delivery")
         if self._missing <= 0:
             self._hand_over(self._delivery, self._header)

@@ -15,6 +15,7 @@ from infra.chassis.crash_points import crash_point
 from infra.chassis.errors import Permanent, Transient
 from infra.chassis.loop import Loop
 from infra.chassis.metrics import CALL_SECONDS, CALLS
+from infra.chassis.patience import rest
 from infra.chassis.service import CallResult, Dependency
 from infra.chassis.settings import ServiceSettings
 
@@ -39,7 +40,7 @@ class Caller:
         self._engine = engine
         self._settings = settings
         self._dependencies = dependencies
-        self._loops = {loop.consumer.queue: loop for loop in loops}
+        self._loops = {loop.queue: loop for loop in loops}
         self._wake = wake
         self._alone = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
@@ -59,7 +60,7 @@ class Caller:
                     task = asyncio.create_task(self._make(leased))
                     self._running.add(task)
                     task.add_done_callback(self._ended)
-            await self._pause()
+            await rest(self._wake, POLL_SECONDS)
         if self._running:
             await asyncio.wait(self._running, timeout=self._settings.call_timeout_seconds)
 
@@ -68,13 +69,6 @@ class Caller:
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("call_failed", exc_info=error)
-
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(POLL_SECONDS):
-                await self._wake.wait()
-        except TimeoutError:
-            return
 
     async def _lease(self, limit: int) -> list[Leased]:
         try:
@@ -96,7 +90,7 @@ class Caller:
             if tries > self._settings.suspect_tries_max:
                 failure = Permanent(f"{leased.call.key}: {tries - 1} attempts ended without a word; see the log of that time")
                 await self._record(leased, None, failure, 0)
-                self._loops[leased.consumer].settled(leased.operation_id)
+                self._loops[leased.consumer].calls_over(leased.operation_id)
             else:
                 await self._attempt(leased)
             async with self._engine.begin() as connection:
@@ -125,7 +119,7 @@ class Caller:
         outcome = result.outcome if result else type(failure).__name__
         CALLS.labels(self._service, leased.call.dependency, outcome).inc()
         await self._record(leased, result, failure, int(took * 1000))
-        self._loops[leased.consumer].settled(leased.operation_id)
+        self._loops[leased.consumer].calls_over(leased.operation_id)
 
     async def _record(self, leased: Leased, result: CallResult | None, failure: Exception | None, took_ms: int) -> None:
         async with self._engine.begin() as connection:

@@ -2,7 +2,7 @@
 
     decide ──calls──> call rows 'due' + operation pending ──COMMIT──> leased ──query by key──> known: that result
                                                                         │         └─ unknown ──> perform under the same key
-                                     settle <──all answered── 'answered' ◄──┘
+                                     conclude <──all over── 'answered' ◄──┘
                                                               'exhausted' ◄── budget spent: the command is a dead letter;
                                                                               outcome unknown, its key is kept
 
@@ -64,8 +64,8 @@ POSTPONE = text(
     WHERE key = :key AND attempt = :attempt AND state = 'due'
     """
 )
-# Operations whose calls have all come to an end and that nobody has settled yet.
-SETTLEABLE = text(
+# Operations whose calls have all come to an end and that nobody has concluded yet.
+OVER = text(
     """
     SELECT o.operation_id FROM operation o
     WHERE (o.pending_do IS NOT NULL OR o.pending_undo IS NOT NULL)
@@ -126,7 +126,7 @@ async def insert(connection: AsyncConnection, consumer: str, calls: Sequence[New
 
 
 async def of_operations(connection: AsyncConnection, ids: Iterable[str]) -> Mapping[str, list[CallRow]]:
-    """All calls of the operations, oldest first. Their operations are locked, so nobody adds or settles meanwhile."""
+    """All calls of the operations, oldest first. Their operations are locked, so nobody adds or concludes meanwhile."""
     rows = await connection.execute(OF_OPERATIONS, {"ids": sorted(ids)})
     found: dict[str, list[CallRow]] = {}
     for row in rows:
@@ -158,9 +158,9 @@ async def lease(connection: AsyncConnection, consumers: Sequence[str], *, second
     return leased
 
 
-async def settleable(connection: AsyncConnection, consumer: str, limit: int) -> list[str]:
-    """Operations that wait only for being settled: what a crash between the last result and its settling left behind."""
-    rows = await connection.execute(SETTLEABLE, {"consumer": consumer, "limit": limit})
+async def over(connection: AsyncConnection, consumer: str, limit: int) -> list[str]:
+    """Operations that wait only for being concluded: what a crash between the last result and its conclusion left behind."""
+    rows = await connection.execute(OVER, {"consumer": consumer, "limit": limit})
     return [row.operation_id for row in rows]
 
 

@@ -5,13 +5,14 @@ The subscriber acknowledges nothing, answers no `reply_to`, declares nothing and
 over and returns at once. FastStream subscribes, connects and comes back; a delivery does not pass through it, but straight from the
 socket to the loop (`infra/broker/direct_delivery.py`, ADR 13). Its own path copies, wraps and parses what the loop decodes itself,
 swallows the handler's exceptions, and drops without a word what comes while a subscriber is starting or stopping, which acknowledging
-"multiple" would then settle without an effect. The watchdog asks the broker whether the queue has a consumer: connected is not the same
+"multiple" would then acknowledge without an effect. The watchdog asks the broker whether the queue has a consumer: connected is not the same
 as consuming.
 """
 
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,29 +31,39 @@ from infra.chassis.decoding import Raw
 from infra.chassis.loop import Delivery
 from infra.chassis.metrics import CONSUMER_RESTARTS, CONSUMER_UP
 
-HEARTBEAT_SECONDS = 10
-# aio-pika waits a fixed time between attempts; an offset per process keeps a restarted broker from meeting all at once.
-RECONNECT_SECONDS = 1.0
-PROBE_SECONDS_MAX = 5.0
-# A delivery that cannot be taken comes again at once; without a pause the channel would be opened and closed in a circle.
-ABANDON_SECONDS = 1.0
-
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumptionSettings:
+    """How many deliveries are held, and how long the broker is waited for.
+
+    `reconnect_seconds`: aio-pika waits a fixed time between attempts; an offset per process keeps a restarted broker from meeting all
+    at once. `abandon_seconds`: a delivery that cannot be taken comes again at once; without a pause the channel would be opened and
+    closed in a circle.
+    """
+
+    prefetch_count: int
+    heartbeat_seconds: int = 10
+    reconnect_seconds: float = 1.0
+    probe_seconds_max: float = 5.0
+    abandon_seconds: float = 1.0
 
 
 class AmqpChannel:
     """The channel of one delivery, as the loop sees it."""
 
-    __slots__ = ("_channel", "abandoned")
+    __slots__ = ("_channel", "_close_seconds_max", "abandoned")
 
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: Any, close_seconds_max: float) -> None:
         self._channel = channel
+        self._close_seconds_max = close_seconds_max
         self.abandoned = False
 
     async def acknowledge(self, tag: int) -> None:
-        """Settles this delivery and all before it. Raises ConnectionError when the channel has died or been abandoned."""
+        """Acknowledges this delivery and all before it. Raises ConnectionError when the channel has died or been abandoned."""
         if self.abandoned:
-            raise ConnectionError("a delivery of this channel was not taken, and must not be settled with the others")
+            raise ConnectionError("a delivery of this channel was not taken, and must not be acknowledged with the others")
         try:
             with library_failures():
                 await self._channel.basic_ack(tag, multiple=True)
@@ -60,10 +71,10 @@ class AmqpChannel:
             raise ConnectionError("the channel that delivered the message is gone") from error
 
     async def close(self) -> None:
-        """Returns everything unsettled to the queue; the library opens the channel and its consumer again. Does not fail."""
+        """Returns everything unacknowledged to the queue; the library opens the channel and its consumer again. Does not fail."""
         try:
             with library_failures():
-                async with asyncio.timeout(PROBE_SECONDS_MAX):
+                async with asyncio.timeout(self._close_seconds_max):
                     await self._channel.close()
         except BrokerUnreachable as error:
             log.warning("channel_close_failed", error=str(error)[:200])
@@ -80,7 +91,7 @@ class Consumption:
         service: str,
         url: str,
         offers: Mapping[str, Callable[[Delivery], None]],
-        prefetch_count: int,
+        settings: ConsumptionSettings,
         *,
         on_lost: Callable[[], None],
         on_back: Callable[[], None],
@@ -88,30 +99,31 @@ class Consumption:
         lenient_frames.install()
         direct_delivery.install()
         self._service = service
-        self._url = url
+        self._url = _with_heartbeat(url, settings.heartbeat_seconds)
+        self._settings = settings
         self._offers = offers
         self._channels: dict[int, AmqpChannel] = {}
         self._abandoning: set[asyncio.Task[None]] = set()
         self._broker = RabbitBroker(
-            _with_heartbeat(url),
+            self._url,
             app_id=service,
             client_properties={"connection_name": f"{service} consumers"},  # type: ignore[arg-type]
             apply_types=False,
             logger=None,
             graceful_timeout=0.1,
-            reconnect_interval=RECONNECT_SECONDS + random.uniform(0.0, 0.5),
+            reconnect_interval=settings.reconnect_seconds + random.uniform(0.0, 0.5),
             on_close=[lambda *_: on_lost()],
             on_reconnected=[lambda *_: on_back()],
         )
-        self._subscribers = {queue: self._subscribe(queue, offer, prefetch_count) for queue, offer in offers.items()}
+        self._subscribers = {queue: self._subscribe(queue, offer) for queue, offer in offers.items()}
         self._probe: AbstractRobustConnection | None = None
         self._missing: dict[str, int] = {}
         self.up: dict[str, bool] = dict.fromkeys(offers, False)
 
-    def _subscribe(self, queue: str, offer: Callable[[Delivery], None], prefetch_count: int) -> Any:
+    def _subscribe(self, queue: str, offer: Callable[[Delivery], None]) -> Any:
         subscriber = self._broker.subscriber(
             RabbitQueue(queue, declare=False),
-            channel=Channel(prefetch_count=prefetch_count),
+            channel=Channel(prefetch_count=self._settings.prefetch_count),
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,
         )
@@ -120,11 +132,11 @@ class Consumption:
             try:
                 offer(self._delivery(message))
             except Exception as error:
-                # The next "multiple" would settle the message without its effect.
+                # The next "multiple" would acknowledge the message without its effect.
                 log.critical(
                     "delivery_failed",
                     queue=queue,
-                    action="the channel is closed, all that is unsettled comes again",
+                    action="the channel is closed, all that is unacknowledged comes again",
                     exc_info=error,
                 )
                 self._abandon(self._channel(message.channel))
@@ -139,11 +151,11 @@ class Consumption:
         channel = self._channels.get(id(library_channel))
         if channel is None or channel._channel is not library_channel:
             self._channels = {key: known for key, known in self._channels.items() if not known._channel.is_closed}
-            channel = self._channels[id(library_channel)] = AmqpChannel(library_channel)
+            channel = self._channels[id(library_channel)] = AmqpChannel(library_channel, self._settings.probe_seconds_max)
         return channel
 
     def _abandon(self, channel: AmqpChannel) -> None:
-        """Nothing more is settled on this channel; in a moment it is closed. Repeating it changes nothing."""
+        """Nothing more is acknowledged on this channel; in a moment it is closed. Repeating it changes nothing."""
         if channel.abandoned:
             return
         channel.abandoned = True
@@ -153,7 +165,7 @@ class Consumption:
         task.add_done_callback(self._abandoning.discard)
 
     async def _close_abandoned(self, channel: AmqpChannel) -> None:
-        await asyncio.sleep(ABANDON_SECONDS)
+        await asyncio.sleep(self._settings.abandon_seconds)
         await channel.close()
 
     def _delivery(self, message: DeliveredMessage) -> Delivery:
@@ -180,8 +192,8 @@ class Consumption:
         """Subscribes to every queue. Raises the library's error when the broker cannot be reached or a queue is missing."""
         await self._broker.start()
         self._probe = await aio_pika.connect_robust(
-            _with_heartbeat(self._url),
-            reconnect_interval=RECONNECT_SECONDS,
+            self._url,
+            reconnect_interval=self._settings.reconnect_seconds,
             client_properties={"connection_name": f"{self._service} watchdog"},
         )
         for queue in self.up:
@@ -192,7 +204,7 @@ class Consumption:
         for subscriber in self._subscribers.values():
             try:
                 with library_failures():
-                    async with asyncio.timeout(PROBE_SECONDS_MAX):
+                    async with asyncio.timeout(self._settings.probe_seconds_max):
                         await self._cancel(subscriber)
             except BrokerUnreachable as error:
                 log.info("consumer_cancel_failed", queue=subscriber.queue.name, error=str(error)[:200])
@@ -211,7 +223,7 @@ class Consumption:
         for close in (self._broker.stop, *((self._probe.close,) if self._probe else ())):
             try:
                 with library_failures():
-                    async with asyncio.timeout(PROBE_SECONDS_MAX):
+                    async with asyncio.timeout(self._settings.probe_seconds_max):
                         await close()
             except BrokerUnreachable as error:
                 log.info("broker_close_failed", error=str(error)[:200])
@@ -225,7 +237,7 @@ class Consumption:
             raise ConnectionError("not started")
         try:
             with library_failures():
-                async with asyncio.timeout(PROBE_SECONDS_MAX):
+                async with asyncio.timeout(self._settings.probe_seconds_max):
                     channel = await self._probe.channel()
                     try:
                         declared = (await channel.declare_queue(queue, passive=True)).declaration_result
@@ -255,7 +267,7 @@ class Consumption:
         subscriber = self._subscribers[queue]
         try:
             with library_failures():
-                async with asyncio.timeout(PROBE_SECONDS_MAX * 2):
+                async with asyncio.timeout(self._settings.probe_seconds_max * 2):
                     await subscriber.stop()
                     await subscriber.start()
         except BrokerUnreachable as error:
@@ -266,5 +278,5 @@ class Consumption:
         CONSUMER_UP.labels(self._service, queue).set(up)
 
 
-def _with_heartbeat(url: str) -> str:
-    return f"{url}{'&' if '?' in url else '?'}heartbeat={HEARTBEAT_SECONDS}"
+def _with_heartbeat(url: str, seconds: int) -> str:
+    return f"{url}{'&' if '?' in url else '?'}heartbeat={seconds}"

@@ -53,6 +53,30 @@ class Operation:
     def answer(self, direction: Direction) -> StoredAnswer | None:
         return self.undo_answer if direction == "undo" else self.do_answer
 
+    def await_calls(self, direction: Direction, stored: bytes) -> None:
+        """The command in this direction waits for its calls, and is kept as it came."""
+        self.changed = True
+        if direction == "undo":
+            self.pending_undo = stored
+        else:
+            self.pending_do, self.state = stored, "pending"
+
+    def drop_pending(self, direction: Direction) -> None:
+        """The command in this direction waits no more; without an outcome, the next one may run."""
+        self.changed = True
+        if direction == "undo":
+            self.pending_undo = None
+        else:
+            self.pending_do, self.state = None, "claimed"
+
+    def bury(self, direction: Direction, *, dead: bool) -> bool:
+        """Notes whether a command in this direction lies in the dead letters, and returns whether one did before."""
+        if direction == "undo":
+            was, self.dead_undo = self.dead_undo, dead
+        else:
+            was, self.dead_do = self.dead_do, dead
+        return was
+
 
 class Verdict(StrEnum):
     """What is done with a command. The values are the words of `deadletters.replay-handled.v1`."""
@@ -124,11 +148,6 @@ def finish(operation: Operation, direction: Direction, answer: StoredAnswer, out
         return
     operation.do_answer, operation.pending_do = answer, None
     operation.state = "done" if outcome == "done" else "refused"
-
-
-def taken_back(operation: Operation) -> bool:
-    """Whether an undo has been answered: what comes for the do from then on is history."""
-    return operation.state in ("undone", "tombstone")
 
 
 def outcome_of(answers: Mapping[str, type], answer_type: type) -> str:

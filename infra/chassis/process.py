@@ -69,7 +69,7 @@ async def running(service: Service, settings: ServiceSettings) -> AsyncGenerator
     await runtime.publisher.connect()
     beside = service.beside(runtime)
     server, serving = await _serve(runtime, beside)
-    loops = [_start(runtime, loop.run(), f"{service.name} {loop.consumer.queue}") for loop in runtime.loops]
+    loops = [_start(runtime, loop.run(), f"{service.name} {loop.queue}") for loop in runtime.loops]
     others = [_start(runtime, runtime.relay.run(), f"{service.name} relay")]
     if runtime.caller is not None:
         others.append(_start(runtime, runtime.caller.run(), f"{service.name} calls"))

@@ -23,7 +23,6 @@ from infra.chassis.decoding import Raw
 from infra.chassis.inbox import MessageKey
 from infra.chassis.settings import ServiceSettings
 
-LEASE_SECONDS = 10
 CLAIM = text(
     """
     UPDATE retry SET tries = tries + 1, due_at = now() + make_interval(secs => :lease)
@@ -91,9 +90,9 @@ class Retry:
     error: str
 
 
-async def claim(connection: AsyncConnection, consumer: str, limit: int) -> list[RetryRow]:
+async def claim(connection: AsyncConnection, consumer: str, limit: int, *, lease_seconds: float) -> list[RetryRow]:
     """Due rows; the caller commits before it uses them. A row that cannot be read is among them, and says so."""
-    rows = await connection.execute(CLAIM, {"consumer": consumer, "limit": limit, "lease": LEASE_SECONDS})
+    rows = await connection.execute(CLAIM, {"consumer": consumer, "limit": limit, "lease": lease_seconds})
     return [_claimed(row) for row in rows]
 
 

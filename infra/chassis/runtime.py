@@ -20,13 +20,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from infra.broker.publisher import Publisher, PublisherSettings
 from infra.chassis import housekeeping, port, reconciliation
 from infra.chassis.caller import Caller
-from infra.chassis.consumption import Consumption
+from infra.chassis.consumption import Consumption, ConsumptionSettings
 from infra.chassis.database import create_engine
 from infra.chassis.loop import Loop
+from infra.chassis.patience import rest
 from infra.chassis.relay import OutboxRelay
 from infra.chassis.service import Consumer, Dependency
 from infra.chassis.settings import ServiceSettings
 from infra.chassis.unit import Unit, unit_of_work
+from infra.chassis.workplace import Workplace
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -86,22 +88,18 @@ class Runtime:
         self._on_calls = asyncio.Event()
         self.loops = tuple(
             Loop(
-                service=service.name,
-                version=VERSION,
-                consumer=consumer,
-                settings=settings,
-                engine=self.engine,
-                relay=self.relay,
-                external=bool(service.dependencies),
-                on_calls=self._on_calls,
+                Workplace(service.name, VERSION, consumer, settings, external=bool(service.dependencies)),
+                self.engine,
+                self.relay,
+                self._on_calls,
             )
             for consumer in service.consumers
         )
         self.consumption = Consumption(
             service.name,
             settings.broker_url.get_secret_value(),
-            {loop.consumer.queue: loop.offer for loop in self.loops},
-            settings.prefetch_count,
+            {loop.queue: loop.offer for loop in self.loops},
+            ConsumptionSettings(prefetch_count=settings.prefetch_count),
             on_lost=self._lost,
             on_back=self._back,
         )
@@ -124,7 +122,7 @@ class Runtime:
 
     def _lost(self) -> None:
         for loop in self.loops:
-            loop.lost()
+            loop.backlog.lost()
 
     def _back(self) -> None:
         task = asyncio.get_running_loop().create_task(self.measure_backlog())
@@ -135,42 +133,33 @@ class Runtime:
         """Asks the broker how much waits in each queue; rows wait until that much has been read."""
         for loop in self.loops:
             try:
-                ready, _ = await self.consumption.depth(loop.consumer.queue)
+                ready, _ = await self.consumption.depth(loop.queue)
             except ConnectionError:
                 # The watchdog asks again; until then rows wait.
                 continue
-            loop.backlog(ready)
+            loop.backlog.measured(ready, time.monotonic())
 
     async def watch(self) -> None:
         """The watchdog: a missing consumer is subscribed again, an unmeasured backlog measured."""
-        while not self._stopping.is_set():
-            await self._wait(self.settings.watchdog_interval_seconds)
+        while not await rest(self._stopping, self.settings.watchdog_interval_seconds):
             for loop in self.loops:
                 if self._stopping.is_set():
                     return
-                await self.consumption.watch(loop.consumer.queue)
-            if any(not loop.connected and self.consumption.up[loop.consumer.queue] for loop in self.loops):
+                await self.consumption.watch(loop.queue)
+            if any(not loop.backlog.connected and self.consumption.up[loop.queue] for loop in self.loops):
                 await self.measure_backlog()
 
     async def keep_house(self) -> None:
         """Purges what has outlived its retention, a bounded number of rows at a time."""
-        while not self._stopping.is_set():
-            await self._wait(self.settings.purge_interval_seconds)
+        while not await rest(self._stopping, self.settings.purge_interval_seconds):
             await housekeeping.purge(self.engine, self.settings)
-
-    async def _wait(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
 
     def live(self) -> port.Health:
         """Fails only when a loop does not turn any more: then a restart helps."""
         late = [
-            f"the loop of {loop.consumer.queue} has not turned for {int(time.monotonic() - loop.turned_at)} s; restart this process"
+            f"the loop of {loop.queue} has not turned for {int(time.monotonic() - loop.backlog.turned_at)} s; restart this process"
             for loop in self.loops
-            if time.monotonic() - loop.turned_at > TURN_SECONDS_MAX
+            if time.monotonic() - loop.backlog.turned_at > TURN_SECONDS_MAX
         ]
         return port.Health(tuple(late))
 
@@ -198,7 +187,7 @@ class Runtime:
         found = await reconciliation.facts(self.service.name, self.engine, self.service.reconcile, since)
         return {
             **found,
-            "depths": {loop.consumer.queue: (await self.consumption.depth(loop.consumer.queue))[0] for loop in self.loops},
+            "depths": {loop.queue: (await self.consumption.depth(loop.queue))[0] for loop in self.loops},
         }
 
     def begin_stop(self) -> None:

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 S = TypeVar("S")
 M = TypeVar("M", bound=Message)
-C = TypeVar("C", bound=Command)
-E = TypeVar("E", bound=Message)
-K_contra = TypeVar("K_contra", contravariant=True)
 P = TypeVar("P")
 
 CallOutcome = Literal["done", "refused", "unknown"]
@@ -33,8 +30,8 @@ class Call:
     """An intent: one request to a system outside, committed before it is sent.
 
     `key` is its idempotency key, stable over every repetition and replay (build it from the operation id). `request` is JSON
-    and is stored. The loop makes the call outside any transaction and brings the result back to the route's `settle`.
-    `settle` of an undo is not told what its do answered: the do may have failed after its call had succeeded, so the service's
+    and is stored. The loop makes the call outside any transaction and brings the result back to the route's `conclude`.
+    `conclude` of an undo is not told what its do answered: the do may have failed after its call had succeeded, so the service's
     own state has to say what there is to take back.
     """
 
@@ -108,7 +105,7 @@ class Outbound:
 class Decision(Generic[S]):
     """What a decision wants. `state` replaces the state it was given (the same object means unchanged).
 
-    `answer` answers a command: exactly one answer, unless `calls` are made first, whose results `settle` turns into it.
+    `answer` answers a command: exactly one answer, unless `calls` are made first, whose results `conclude` turns into it.
     `events` are side events: not repeated when the answer is. `facts` are rows for the repository to write beside the states.
     """
 
@@ -131,13 +128,13 @@ class Repository(Protocol[K, S]):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row of a consumer's table, in the loop's uniform shape. Built by `on`, `on_many`, `undo`, `listen`."""
+    """One row of a consumer's table, in the loop's uniform shape. Built by `on`, `on_many`, `undo`, `undo_many`."""
 
     model: type[Message]
     direction: Direction
     keys: Callable[[Any, Envelope], Sequence[Any]]
     decide: Callable[[Any, Mapping[Any, Any], Context, Any], Decision[Any]]
-    settle: Callable[[Any, Mapping[Any, Any], Context, Sequence[CallResult]], Decision[Any]] | None = None
+    conclude: Callable[[Any, Mapping[Any, Any], Context, Sequence[CallResult]], Decision[Any]] | None = None
     undoes: type[Command] | None = None
 
     @property
@@ -147,21 +144,21 @@ class Route:
 
 Decide = Callable[[M, S, Context], Decision[S]]
 DecideMany = Callable[[M, Mapping[K, S], Context], Decision[Mapping[K, S]]]
-Settle = Callable[[M, S, Context, Sequence[CallResult]], Decision[S]]
+Conclude = Callable[[M, S, Context, Sequence[CallResult]], Decision[S]]
 Undo = Callable[[M, S, Context, Any], Decision[S]]
 UndoMany = Callable[[M, Mapping[K, S], Context, Any], Decision[Mapping[K, S]]]
 
 
-def on(model: type[M], decide: Decide[M, S], *, key: Callable[[M], K], settle: Settle[M, S] | None = None) -> Route:
+def on(model: type[M], decide: Decide[M, S], *, key: Callable[[M], K], conclude: Conclude[M, S] | None = None) -> Route:
     """A command or an event whose decision needs the state of one key."""
     return Route(
         model=model,
         direction=_direction(model),
         keys=lambda message, _: (key(message),),
         decide=lambda message, states, context, _: _one(key(message), lambda s: decide(message, s, context), states),
-        settle=settle
+        conclude=conclude
         and (
-            lambda message, states, context, results: _one(key(message), lambda s: settle(message, s, context, results), states)
+            lambda message, states, context, results: _one(key(message), lambda s: conclude(message, s, context, results), states)
         ),
     )
 
@@ -177,23 +174,13 @@ def on_many(model: type[M], decide: DecideMany[M, K, S], *, keys: Callable[[M], 
     )
 
 
-def listen(model: type[M], decide: Decide[M, S], *, key: Callable[[Envelope], K]) -> Route:
-    """A message whose key is in its envelope (the saga id), not in its payload."""
-    return Route(
-        model=model,
-        direction=_direction(model),
-        keys=lambda _, envelope: (key(envelope),),
-        decide=lambda message, states, context, _: _one(key(context.envelope), lambda s: decide(message, s, context), states),
-    )
-
-
 def undo(
     model: type[M],
     decide: Undo[M, S],
     *,
     of: type[Command],
     key: Callable[[M], K],
-    settle: Settle[M, S] | None = None,
+    conclude: Conclude[M, S] | None = None,
 ) -> Route:
     """The undo of another command. Its decision is given what the do answered, or None where there is nothing to take back."""
     return Route(
@@ -201,9 +188,9 @@ def undo(
         direction="undo",
         keys=lambda message, _: (key(message),),
         decide=lambda message, states, context, done: _one(key(message), lambda s: decide(message, s, context, done), states),
-        settle=settle
+        conclude=conclude
         and (
-            lambda message, states, context, results: _one(key(message), lambda s: settle(message, s, context, results), states)
+            lambda message, states, context, results: _one(key(message), lambda s: conclude(message, s, context, results), states)
         ),
         undoes=of,
     )
@@ -256,7 +243,7 @@ class RowSource(Protocol[K, S, P]):
     async def claim(self, connection: "AsyncConnection", limit: int) -> Sequence[RowInput[K, P]]:
         """Due rows, with their tries raised, in one statement, which is committed before they are used: a crash is counted.
 
-        Skips what another replica has locked. A row claimed and not settled is due again after a short lease.
+        Skips what another replica has locked. A row claimed and not marked done is due again after a short lease.
         """
 
     def decide(self, row: RowInput[K, P], state: S, context: Context) -> Decision[S]:
@@ -269,7 +256,7 @@ class RowSource(Protocol[K, S, P]):
         """When `decide` raised, its effect could not be stored, or the row has killed the process three times: the visible end,
         such as `stuck`."""
 
-    async def settle(self, connection: "AsyncConnection", rows: Sequence[RowInput[K, P]]) -> None:
+    async def mark_done(self, connection: "AsyncConnection", rows: Sequence[RowInput[K, P]]) -> None:
         """Marks or deletes the rows, in the transaction of their effect."""
 
 

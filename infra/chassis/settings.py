@@ -48,12 +48,21 @@ class ServiceSettings(BaseSettings):
     retry_first_seconds: float = Field(default=0.5, gt=0)
     retry_delay_seconds_max: float = Field(default=5.0, gt=0)
     retry_budget_seconds: float = Field(default=10.0, gt=0)
+    retry_poll_seconds: float = Field(default=1.0, ge=0, description="how often due retries are looked for")
+    retry_lease_seconds: float = Field(
+        default=10.0, ge=0, description="a claimed retry is due again after it, if nobody handled it"
+    )
     unknown_version_attempts_max: int = Field(default=60, ge=1)
     suspect_deliveries_min: int = Field(default=2, ge=1, description="x-delivery-count from which a message is taken alone")
     suspect_tries_max: int = Field(default=3, ge=1)
 
     call_timeout_seconds: float = Field(default=5.0, gt=0)
     call_lease_seconds: float = Field(default=15.0, gt=0, description="longer than the timeout of a query and a call together")
+    calls_over_poll_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        description="how often operations are looked for whose calls are over, and which a crash has left behind",
+    )
     call_concurrency_max: int = Field(default=20, ge=1)
 
     publish_timeout_seconds: float = Field(default=10.0, gt=0)

@@ -4,11 +4,21 @@ A killed consumer raises the broker's count for every message that it held. So a
 after its try has been committed: whoever kills the process has the try in its own name, and its innocent neighbours do not.
 """
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final
 
+import structlog
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from infra.chassis.database import classify
 from infra.chassis.decoding import Raw, body_identity
 from infra.chassis.inbox import MessageKey
+from infra.chassis.patience import Patience
+
+TAKE_BACK_SECONDS_MAX: Final = 2.0
 
 COUNT_TRY = text(
     """
@@ -19,6 +29,8 @@ COUNT_TRY = text(
 )
 TAKE_BACK = text("UPDATE suspect SET tries = tries - 1 WHERE consumer = :consumer AND identity = :identity AND tries > 0")
 FORGET = text("DELETE FROM suspect WHERE consumer = :consumer AND identity = :identity")
+
+log = structlog.get_logger()
 
 
 def identity(key: MessageKey | None, raw: Raw) -> str:
@@ -39,3 +51,53 @@ async def take_back(connection: AsyncConnection, consumer: str, identity: str) -
 async def forget(connection: AsyncConnection, consumer: str, identity: str) -> None:
     """Ends the count, once the input has been dealt with. Rows come again under the same name (the timer of one saga)."""
     await connection.execute(FORGET, {"consumer": consumer, "identity": identity})
+
+
+class Suspects:
+    """The tries of one consumer's suspects."""
+
+    def __init__(self, engine: AsyncEngine, queue: str, patience: Patience, stopping: asyncio.Event) -> None:
+        self._engine = engine
+        self._queue = queue
+        self._patience = patience
+        self._stopping = stopping
+
+    @asynccontextmanager
+    async def counted_try(self, identity: str) -> AsyncGenerator[int]:
+        """Counts a try before the block and yields how many there are. A stop inside the block takes it back.
+
+        What ends the process leaves the try behind: SIGKILL runs nothing here, an input that never gives the processor back lets no
+        cancellation in, and a bug that ends the loop is no stop.
+        """
+        tries = await self._patience.run(lambda: self._count(identity))
+        try:
+            yield tries
+        except asyncio.CancelledError:
+            if self._stopping.is_set():
+                await self._take_back(identity)
+            raise
+
+    @asynccontextmanager
+    async def counted_row(self, identity: str) -> AsyncGenerator[int]:
+        """As `counted_try`, for an input that comes again under the same name: its count ends with the block."""
+        async with self.counted_try(identity) as tries:
+            yield tries
+        await self._patience.run(lambda: self._forget(identity))
+
+    async def _count(self, identity: str) -> int:
+        async with self._engine.begin() as connection:
+            return await count_try(connection, self._queue, identity)
+
+    async def _forget(self, identity: str) -> None:
+        async with self._engine.begin() as connection:
+            await forget(connection, self._queue, identity)
+
+    async def _take_back(self, identity: str) -> None:
+        """Where the database allows it, within a short time: it may be the reason why we stop here."""
+        try:
+            async with asyncio.timeout(TAKE_BACK_SECONDS_MAX), self._engine.begin() as connection:
+                await take_back(connection, self._queue, identity)
+        except Exception as error:
+            if classify(error) is None:
+                raise
+            log.warning("try_not_taken_back", queue=self._queue, input=identity, error=str(error)[:300])

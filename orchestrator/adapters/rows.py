@@ -99,7 +99,7 @@ class Timers:
     def give_up(self, row: RowInput[str, DueTimer], state: Instance, error: str, context: Context) -> Decision[Instance]:
         return self._processes.give_up(state, f"its timer cannot be dealt with: {error}", context)
 
-    async def settle(self, connection: AsyncConnection, rows: Sequence[RowInput[str, DueTimer]]) -> None:
+    async def mark_done(self, connection: AsyncConnection, rows: Sequence[RowInput[str, DueTimer]]) -> None:
         await connection.execute(_SETTLE_TIMERS, {"sagas": sorted(row.key for row in rows), "again": LOOK_AGAIN_SECONDS})
 
 
@@ -137,5 +137,5 @@ class Acts:
         refused = ActVerdict(row.id, context.now, accepted=False, detail=f"it cannot be dealt with: {error}"[:1000])
         return self._processes.give_up(state, f"{row.payload.kind} cannot be dealt with: {error}", context, refused)
 
-    async def settle(self, connection: AsyncConnection, rows: Sequence[RowInput[str, Act]]) -> None:
+    async def mark_done(self, connection: AsyncConnection, rows: Sequence[RowInput[str, Act]]) -> None:
         await connection.execute(_SETTLE_ACTS, {"acts": sorted(row.id for row in rows)})

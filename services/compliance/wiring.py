@@ -1,9 +1,9 @@
 """The complete answer to "what does compliance react to"."""
 
-import asyncio
 from functools import partial
 
 from contracts.compliance.v1 import ScreenParties
+from infra.chassis.patience import rest
 from infra.chassis.runtime import Beside, Runtime, Service
 from infra.chassis.service import Consumer, on
 from services.compliance.adapters.list_source import ListSource
@@ -29,13 +29,9 @@ def build(settings: Settings) -> Service:
         # Without it a new list would be noticed by the first order after it, which would still be screened
         # against the old one: after a quiet night, hours later. The source is not closed at the end, since the last
         # batch still asks it; its thread ends with the process.
-        while not runtime.stopping.is_set():
+        lists.current()
+        while not await rest(runtime.stopping, settings.list_check_seconds):
             lists.current()
-            try:
-                async with asyncio.timeout(settings.list_check_seconds):
-                    await runtime.stopping.wait()
-            except TimeoutError:
-                continue
 
     return Service(
         name="compliance",

@@ -66,7 +66,7 @@ def create_shipment(command: CreateShipment, state: State, context: Context) -> 
     order = _order(state)
     if order.of(context.operation_id):
         # A carrier gave no answer within its budget, the command became a dead letter, and somebody has replayed it.
-        return settle_shipment(command, state, context, context.calls)
+        return conclude_shipment(command, state, context, context.calls)
     parts = loads(command.allocations)
     reasons = not_sendable(parts, command.ship_to.country, command.priority, order.carriers)
     if reasons:
@@ -87,7 +87,7 @@ def create_shipment(command: CreateShipment, state: State, context: Context) -> 
     )
 
 
-def settle_shipment(command: CreateShipment, state: State, context: Context, results: Sequence[CallResult]) -> Decision[State]:
+def conclude_shipment(command: CreateShipment, state: State, context: Context, results: Sequence[CallResult]) -> Decision[State]:
     """Takes what the carriers said of bookings, or of the bookings that this operation itself has taken back."""
     order = _order(state)
     known = {result.call.key: result for result in results}
@@ -116,7 +116,7 @@ def cancel_shipment(command: CancelShipment, state: State, context: Context, don
     return Decision(after, None if calls else _cancelled(command, parcels, {}), calls=calls)
 
 
-def settle_cancellation(
+def conclude_cancellation(
     command: CancelShipment, state: State, context: Context, results: Sequence[CallResult]
 ) -> Decision[State]:
     order = _order(state)

@@ -10,12 +10,12 @@ from services.fulfillment.handlers import (
     cancel_shipment,
     carrier_of,
     change_carrier,
+    conclude_cancellation,
+    conclude_shipment,
     create_shipment,
     order_of,
     parcel_of,
     record_delivery,
-    settle_cancellation,
-    settle_shipment,
 )
 from services.fulfillment.settings import Settings
 
@@ -37,8 +37,8 @@ def build(settings: Settings) -> Service:
                 queue="fulfillment.commands",
                 repository=parcels,
                 routes=(
-                    on(CreateShipment, create_shipment, key=order_of, settle=settle_shipment),
-                    undo(CancelShipment, cancel_shipment, of=CreateShipment, key=order_of, settle=settle_cancellation),
+                    on(CreateShipment, create_shipment, key=order_of, conclude=conclude_shipment),
+                    undo(CancelShipment, cancel_shipment, of=CreateShipment, key=order_of, conclude=conclude_cancellation),
                 ),
             ),
             Consumer(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,10 +19,13 @@ from infra.chassis.outbox import OutboxRow
 from infra.chassis.schema import async_url
 from infra.chassis.service import RowSource
 from infra.chassis.settings import ServiceSettings
+from infra.chassis.workplace import Workplace
 from tests.support import ledger_service
 from tests.support.ledger_service import Carrier, Failures
 
-SETTLE_TURNS_MAX = 60
+TURNS_MAX = 60
+# Every turn looks for due rows, and a claim ends at once, so that a test need not wait for the clock.
+PROMPT = {"retry_lease_seconds": 0.0, "retry_poll_seconds": 0.0, "calls_over_poll_seconds": 0.0}
 
 
 @dataclass(slots=True)
@@ -63,17 +67,13 @@ class Replica:
         self.channel = RecordingChannel()
         self.relay = RecordingRelay()
         self.service = ledger_service.service(failures=failures, carrier=carrier, sources=sources)
-        self.settings = settings or ledger_service.settings(call_lease_seconds=0.001)
+        self.settings = (settings or ledger_service.settings(call_lease_seconds=0.001)).model_copy(update=PROMPT)
         self.on_calls = asyncio.Event()
         self.loop = Loop(
-            service="credit",
-            version="0",
-            consumer=self.service.consumers[0],
-            settings=self.settings,
-            engine=engine,
-            relay=self.relay,
-            external=True,
-            on_calls=self.on_calls,
+            Workplace("credit", "0", self.service.consumers[0], self.settings, external=True),
+            engine,
+            self.relay,
+            self.on_calls,
         )
         self.caller = Caller("credit", engine, self.settings, self.service.dependencies, [self.loop], self.on_calls)
         self._tag = 0
@@ -85,11 +85,28 @@ class Replica:
     async def turn(self, *raws: Raw) -> None:
         """One turn of the loop: these deliveries as one batch, then every row that is due."""
         # `run` decides by the clock when to turn; a test decides itself, so that each step is one transaction.
-        await self.loop._turn([self.delivery(raw) for raw in raws])
+        await self.loop.turn([self.delivery(raw) for raw in raws])
 
     def hold_retries(self, held: bool = True) -> None:
         """Leaves due retries where they are, for a test that looks at them between two turns."""
-        self.loop._next_retry_poll = float("inf") if held else 0.0
+        self.loop.due_rows._next_retries = float("inf") if held else 0.0
+
+    def backlog_measured(self, ready: int) -> None:
+        """The watchdog did it a minute ago."""
+        self.loop.backlog.measured(ready, time.monotonic() - 60)
+
+    def ready_for_rows(self) -> None:
+        """Rows wait until the queue's backlog has been read; here there is none, and nothing has come since."""
+        self.backlog_measured(0)
+        self.loop.backlog.delivered(time.monotonic() - 60)
+
+    def stand_still(self) -> None:
+        """As if the process had been frozen for ten seconds."""
+        self.loop.backlog.turned_at -= 10.0
+
+    def forget_calls(self) -> None:
+        """As another process, which has heard of no call that is over."""
+        self.loop.due_rows.concluding.clear()
 
     async def call(self) -> int:
         """Makes every call that is due, and returns how many there were."""
@@ -148,9 +165,9 @@ class Bench:
         found = await self.rows("SELECT state, do_answer, undo_answer FROM operation WHERE operation_id = :id", id=operation_id)
         return found[0] if found else None
 
-    async def settle(self, replica: Replica) -> None:
+    async def finish(self, replica: Replica) -> None:
         """Turns and calls until nothing is due or pending any more. Raises AssertionError when that never comes."""
-        for _ in range(SETTLE_TURNS_MAX):
+        for _ in range(TURNS_MAX):
             called = await replica.call()
             await replica.turn()
             waiting = await self.rows(
@@ -159,7 +176,7 @@ class Bench:
             )
             if not called and not any(waiting[0]):
                 return
-        raise AssertionError(f"still waiting after {SETTLE_TURNS_MAX} turns: retries, calls, pending = {waiting[0]}")
+        raise AssertionError(f"still waiting after {TURNS_MAX} turns: retries, calls, pending = {waiting[0]}")
 
 
 def connect(url: str, **values: Any) -> AsyncEngine:

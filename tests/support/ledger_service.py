@@ -333,8 +333,8 @@ def service(
                 routes=(
                     on(ReserveCredit, rules.reserve, key=buyer_of),
                     undo(ReleaseCredit, rules.release, of=ReserveCredit, key=buyer_of),
-                    on(CreateShipment, rules.book, key=order_of, settle=rules.booked),
-                    undo(CancelShipment, rules.cancel, of=CreateShipment, key=order_of, settle=rules.cancelled),
+                    on(CreateShipment, rules.book, key=order_of, conclude=rules.booked),
+                    undo(CancelShipment, rules.cancel, of=CreateShipment, key=order_of, conclude=rules.cancelled),
                     on_many(LimitChanged, rules.change, keys=lambda e: (buyer_of(e),)),
                 ),
                 sources=sources,
@@ -377,7 +377,7 @@ class Wakeups:
     def give_up(self, row: Wakeup, state: Account, error: str, context: Context) -> Decision[Account]:
         return Decision(state, facts=(Effect(None, row.id, "given-up", row.key, 0),))
 
-    async def settle(self, connection: AsyncConnection, rows: Sequence[Wakeup]) -> None:
+    async def mark_done(self, connection: AsyncConnection, rows: Sequence[Wakeup]) -> None:
         await connection.execute(text("DELETE FROM wakeup WHERE id = ANY(:ids)"), {"ids": [row.id for row in rows]})
 
 

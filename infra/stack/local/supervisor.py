@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2
 
+from infra.chassis.patience import rest
 from infra.stack.local.home import Home, LocalError, ProcessIdentity, port_is_free, port_owner, write_json
 from infra.stack.local.logs import LogFile, Output, Print
 from infra.stack.local.process import ProcessSpec, begin
@@ -144,10 +145,7 @@ class Supervisor:
             if time.monotonic() - began >= STEADY_SECONDS:
                 backoff = FIRST_BACKOFF_SECONDS
             self.say(f"{process.spec.name} {reason}; starting it again in {backoff:g} s")
-            try:
-                async with asyncio.timeout(backoff):
-                    await self._stopping.wait()
-            except TimeoutError:
+            if not await rest(self._stopping, backoff):
                 backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
 
     async def _run_once(self, process: _Supervised) -> str:

@@ -9,7 +9,6 @@ import pytest
 import structlog
 from yarl import URL
 
-from infra.chassis import loop, retries
 from infra.chassis.schema import upgrade
 from tests.support.ledger_bench import Bench, connect
 from tests.support.ledger_service import create_tables
@@ -49,14 +48,6 @@ async def bench(ledger_url: str) -> AsyncIterator[Bench]:
     engine = connect(ledger_url)
     yield Bench(engine)
     await engine.dispose()
-
-
-@pytest.fixture
-def prompt_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every turn looks for due rows, and a claim ends at once, so that a test need not wait for the clock."""
-    monkeypatch.setattr(retries, "LEASE_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "RETRY_POLL_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "SETTLE_POLL_SECONDS", 0.0)
 
 
 async def _create(admin_url: str, name: str, url: str) -> None:

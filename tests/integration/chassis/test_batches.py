@@ -21,8 +21,6 @@ from tests.support.ledger_service import (
     unreadable,
 )
 
-pytestmark = pytest.mark.usefixtures("prompt_polls")
-
 RESERVED = "credit.credit-reserved.v1"
 
 
@@ -109,7 +107,7 @@ async def test_a_newer_version_waits_as_a_retry_and_is_buried_only_after_long_pa
     )
 
     await replica.turn(newer)
-    await bench.settle(replica)
+    await bench.finish(replica)
 
     (letter,) = await bench.letters()
     assert (letter["error_class"], letter["attempts"]) == ("UnknownVersion", 5)
@@ -146,7 +144,7 @@ async def test_an_upcaster_that_meets_something_unexpected_fails_its_message_alo
 async def test_a_replay_of_an_event_runs_only_from_dead_and_is_told_so(bench: Bench) -> None:
     replica, good, bad = bench.replica(), limit_changed("C-1"), limit_changed("busy-3.C-2")
     await replica.turn(good, bad)
-    await bench.settle(replica)
+    await bench.finish(replica)
 
     await replica.turn(replayed(good, "dl_a"), replayed(bad, "dl_b"))
     await replica.turn(replayed(bad, "dl_b", 2))
@@ -204,32 +202,30 @@ async def test_rows_wait_until_the_backlog_found_at_the_start_has_been_read(benc
     await replica.turn()
     assert await bench.effects() == []  # not connected yet
 
-    loop.backlog(2)
-    loop._backlog_since -= 60
+    replica.backlog_measured(2)
     await replica.turn(reserve("s1:step"))
     assert await bench.effects() == ["do"]  # one of the two is still to come
 
     await replica.turn(reserve("s2:step"))
     assert await bench.effects() == ["do", "do", "row"]
 
-    loop.lost()
+    loop.backlog.lost()
     await bench.execute("INSERT INTO wakeup (id, key) VALUES ('w2', 'K')")
     await replica.turn()
     assert (await bench.effects()).count("row") == 1
-    assert loop._pause_seconds() >= 0.0
+    assert loop.due_rows.pause_seconds() >= 0.0
 
 
 async def test_rows_wait_for_what_was_delivered_when_the_backlog_was_measured(bench: Bench) -> None:
     replica = bench.replica(sources=(Wakeups(),), settings=settings(row_poll_seconds=0.001))
     await bench.execute("INSERT INTO wakeup (id, key) VALUES ('w1', 'K')")
     replica.loop.offer(replica.delivery(reserve("s1:step")))
-    replica.loop.backlog(0)  # the broker counts it as delivered
-    replica.loop._backlog_since -= 60
+    replica.backlog_measured(0)  # the broker counts it as delivered
 
-    await replica.loop._poll_rows()
+    await replica.loop.due_rows.turn()
     assert await bench.effects() == []
 
-    await replica.loop._turn(await replica.loop._gather())
+    await replica.loop.turn(await replica.loop._gather())
     assert await bench.effects() == ["do", "row"]
 
 
@@ -237,11 +233,11 @@ async def test_after_a_pause_rows_wait_until_the_backlog_is_measured_anew(bench:
     replica = ready_for_rows(bench)
     await bench.execute("INSERT INTO wakeup (id, key) VALUES ('w1', 'K')")
 
-    replica.loop.turned_at -= 10.0  # it stood still while it waited for deliveries
+    replica.stand_still()  # it stood still while it waited for deliveries
     await replica.turn()
 
     assert await bench.effects() == []
-    assert not replica.loop.connected
+    assert not replica.loop.backlog.connected
 
 
 async def test_rows_claimed_before_a_pause_are_left_to_the_next_claim(bench: Bench) -> None:
@@ -251,7 +247,7 @@ async def test_rows_claimed_before_a_pause_are_left_to_the_next_claim(bench: Ben
 
     async def claim_and_stand_still(self: Wakeups, connection: AsyncConnection, limit: int) -> Sequence[Wakeup]:
         rows = await claim(self, connection, limit)
-        replica.loop.turned_at -= 10.0
+        replica.stand_still()
         return rows
 
     with pytest.MonkeyPatch.context() as patch:
@@ -265,11 +261,11 @@ async def test_rows_claimed_before_a_pause_are_left_to_the_next_claim(bench: Ben
 async def test_while_rows_have_to_wait_the_loop_sleeps_between_its_looks(bench: Bench) -> None:
     replica = bench.replica(sources=(Wakeups(),), settings=settings(row_poll_seconds=5.0))
     replica.hold_retries()
-    replica.loop._next_settle_poll = float("inf")
+    replica.loop.due_rows._next_left_behind = float("inf")
 
     await replica.turn()
 
-    assert replica.loop._pause_seconds() > 1.0
+    assert replica.loop.due_rows.pause_seconds() > 1.0
 
 
 async def test_a_row_that_raises_is_given_up_visibly_and_its_neighbours_are_handled(bench: Bench) -> None:
@@ -293,15 +289,15 @@ async def test_a_row_whose_data_the_database_refuses_does_not_hold_up_its_neighb
     assert await bench.rows("SELECT id FROM wakeup") == [("w1",)]
 
 
-async def test_a_decision_with_calls_that_nothing_would_settle_is_a_dead_letter_before_anything_is_called(bench: Bench) -> None:
+async def test_a_decision_with_calls_that_nothing_would_conclude_is_a_dead_letter_before_anything_is_called(bench: Bench) -> None:
     replica = bench.replica()
-    batch = replica.loop._batch
-    batch._routes = {name: replace(route, settle=None) for name, route in batch._routes.items()}
+    admission = replica.loop.committing.admission
+    admission._routes = {name: replace(route, conclude=None) for name, route in admission._routes.items()}
 
     await replica.turn(create_shipment("s1:step"))
 
     (letter,) = await bench.letters()
-    assert "nothing would settle them" in letter["error"]
+    assert "nothing would conclude them" in letter["error"]
     assert await bench.rows("SELECT 1 FROM call") == []
 
 
@@ -327,7 +323,5 @@ async def test_an_operation_id_that_no_proof_could_carry_is_refused_before_it_ha
 
 def ready_for_rows(bench: Bench) -> Replica:
     replica = bench.replica(sources=(Wakeups(),))
-    replica.loop.backlog(0)
-    replica.loop._backlog_since -= 60
-    replica.loop._last_delivery -= 60
+    replica.ready_for_rows()
     return replica

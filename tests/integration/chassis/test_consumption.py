@@ -14,8 +14,7 @@ import pytest
 from aio_pika.robust_queue import RobustQueue
 
 from infra.broker import direct_delivery
-from infra.chassis import consumption
-from infra.chassis.consumption import Consumption
+from infra.chassis.consumption import Consumption, ConsumptionSettings
 from infra.chassis.loop import Delivery
 from tests.support.servers import TestBroker
 
@@ -66,7 +65,7 @@ class Taker:
     def bodies(self) -> set[bytes]:
         return {delivery.raw.body for delivery in self.taken}
 
-    async def settle(self) -> None:
+    async def acknowledge(self) -> None:
         """As the loop: the last delivery of each channel, with all before it."""
         for delivery in {id(one.channel): one for one in self.taken}.values():
             try:
@@ -77,9 +76,10 @@ class Taker:
 
 @asynccontextmanager
 async def consuming(
-    broker: TestBroker, taker: Taker, *, on_lost: Callable[[], None] = lambda: None
+    broker: TestBroker, taker: Taker, *, on_lost: Callable[[], None] = lambda: None, **settings: Any
 ) -> AsyncIterator[Consumption]:
-    subscribed = Consumption("test", broker.url, {QUEUE: taker.offer}, 100, on_lost=on_lost, on_back=lambda: None)
+    given = ConsumptionSettings(prefetch_count=100, **settings)
+    subscribed = Consumption("test", broker.url, {QUEUE: taker.offer}, given, on_lost=on_lost, on_back=lambda: None)
     try:
         await subscribed.start()
         yield subscribed
@@ -102,7 +102,7 @@ async def test_messages_of_every_size_are_taken_whole_and_in_order(broker: TestB
     async with consuming(broker, taker):
         await publisher.publish(*bodies)
         await eventually(lambda: len(taker.taken) == len(bodies))
-        await taker.settle()
+        await taker.acknowledge()
 
     assert [delivery.raw.body for delivery in taker.taken] == bodies
     assert await publisher.ready() == 0
@@ -130,15 +130,14 @@ async def test_another_consumer_of_the_process_is_served_by_the_library_as_befor
 
 
 @pytest.mark.parametrize("times", [1, 3])
-async def test_a_delivery_that_cannot_be_taken_is_not_settled_with_its_neighbours_and_comes_again(
-    broker: TestBroker, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, times: int
+async def test_a_delivery_that_cannot_be_taken_is_not_acknowledged_with_its_neighbours_and_comes_again(
+    broker: TestBroker, publisher: Publisher, times: int
 ) -> None:
-    monkeypatch.setattr(consumption, "ABANDON_SECONDS", 0.3)
     taker = Taker()
     taker.failing[b"1"] = times
     await publisher.publish(b"0", b"1", b"2")
 
-    async with consuming(broker, taker) as subscribed:
+    async with consuming(broker, taker, abandon_seconds=0.3) as subscribed:
         await eventually(lambda: b"2" in taker.bodies)
         with pytest.raises(ConnectionError):
             await taker.taken[-1].channel.acknowledge(taker.taken[-1].tag)
@@ -146,7 +145,7 @@ async def test_a_delivery_that_cannot_be_taken_is_not_settled_with_its_neighbour
         await publisher.publish(b"3")
         await eventually(lambda: b"3" in taker.bodies)
         assert (await subscribed.depth(QUEUE))[1] == 1
-        await taker.settle()
+        await taker.acknowledge()
 
     assert taker.bodies == {b"0", b"1", b"2", b"3"}
     assert await publisher.ready() == 0
@@ -189,7 +188,7 @@ async def test_subscribing_again_loses_nothing_that_comes_meanwhile(
         monkeypatch.setattr(RobustQueue, "cancel", cancel)
         await publisher.publish(b"1")
         await eventually(lambda: b"1" in taker.bodies)
-        await taker.settle()
+        await taker.acknowledge()
 
     assert taker.bodies == {b"0", b"1"}
     assert await publisher.ready() == 0
@@ -227,13 +226,12 @@ async def test_the_watchdog_survives_a_broker_that_stands_still_in_the_middle_of
 ) -> None:
     if broker.servers.private is None:
         pytest.skip("the servers of TUTTI_TEST_HOME are not ours to freeze")
-    monkeypatch.setattr(consumption, "PROBE_SECONDS_MAX", probe_seconds)
-    monkeypatch.setattr(consumption, "HEARTBEAT_SECONDS", heartbeat_seconds)
+    patience = {"probe_seconds_max": probe_seconds, "heartbeat_seconds": heartbeat_seconds}
     asked, freeze, lost = asyncio.Event(), asyncio.Event(), asyncio.Event()
     _ask_before_freezing(monkeypatch, asked, freeze)
     pid, taker = broker.servers.broker_pid, Taker()
 
-    async with consuming(broker, taker, on_lost=lost.set) as subscribed:
+    async with consuming(broker, taker, on_lost=lost.set, **patience) as subscribed:
         watchdog = asyncio.create_task(look_again_and_again(subscribed))
         await eventually(lambda: subscribed.up[QUEUE])
         freeze.set()

@@ -76,6 +76,8 @@ class Stage:
             "TUTTI_LEDGER__PUBLISH_TIMEOUT_SECONDS": "2",
             "TUTTI_LEDGER__CALL_TIMEOUT_SECONDS": "5",
             "TUTTI_LEDGER__CALL_LEASE_SECONDS": "1",
+            # A killed process leaves its claims behind; a test does not wait ten seconds for them.
+            "TUTTI_LEDGER__RETRY_LEASE_SECONDS": "1",
             "TUTTI_LEDGER__RETRY_FIRST_SECONDS": "0.05",
             # Each new process has forgotten who has been busy already, so the same message may fail once in each.
             "TUTTI_LEDGER__RETRY_ATTEMPTS_MAX": "20",

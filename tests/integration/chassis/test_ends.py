@@ -13,15 +13,6 @@ from infra.chassis.service import Context, Decision, RowInput
 from tests.support.ledger_bench import Bench, Replica
 from tests.support.ledger_service import Account, Effect, Wakeup, Wakeups, create_shipment, reserve, settings
 
-pytestmark = pytest.mark.usefixtures("prompt_polls")
-
-
-def due_rows(replica: Replica) -> None:
-    """Rows wait until the queue's backlog has been read; here there is none."""
-    replica.loop.backlog(0)
-    replica.loop._backlog_since -= 60
-    replica.loop._last_delivery -= 60
-
 
 @pytest.mark.parametrize(
     "spoilt",
@@ -43,7 +34,7 @@ async def test_a_retry_row_that_cannot_be_read_is_a_dead_letter_with_its_bytes_a
     await bench.execute(change, raw=spoilt, tries=begun, id=bad.message_id)
     replica.hold_retries(False)
 
-    await bench.settle(replica)
+    await bench.finish(replica)
 
     assert await bench.effects() == ["do"]
     (letter,) = await bench.letters()
@@ -60,7 +51,7 @@ async def test_a_retry_row_that_holds_another_message_is_a_dead_letter_and_runs_
     await bench.execute("UPDATE retry SET raw = :raw", raw=reserve("s2:step").to_json())
     replica.hold_retries(False)
 
-    await bench.settle(replica)
+    await bench.finish(replica)
 
     assert await bench.effects() == []
     assert [letter["message_id"] for letter in await bench.letters()] == [bad.message_id]
@@ -83,7 +74,7 @@ class Alarms(Wakeups):
 
 async def test_an_outage_in_one_source_does_not_lose_what_another_has_claimed(bench: Bench) -> None:
     replica = bench.replica(sources=(Wakeups(), alarms := Alarms()), settings=settings(row_poll_seconds=0.001))
-    due_rows(replica)
+    replica.ready_for_rows()
     await bench.execute("INSERT INTO wakeup (id, key) VALUES ('w1', 'K')")
 
     await replica.turn()
@@ -107,21 +98,21 @@ async def suspect_retry(bench: Bench, replica: Replica) -> Coroutine[Any, Any, N
     return replica.turn()
 
 
-async def suspect_settle(bench: Bench, replica: Replica) -> Coroutine[Any, Any, None]:
+async def suspect_left_behind(bench: Bench, replica: Replica) -> Coroutine[Any, Any, None]:
     await replica.turn(create_shipment("s1:step"))
     await replica.call()
-    replica.loop._settleable.clear()
+    replica.forget_calls()
     return replica.turn()
 
 
 async def suspect_row(bench: Bench, replica: Replica) -> Coroutine[Any, Any, None]:
-    due_rows(replica)
+    replica.ready_for_rows()
     await bench.execute("INSERT INTO wakeup (id, key, tries) VALUES ('w1', 'K', 5)")
     return replica.turn()
 
 
 Suspect = Callable[[Bench, Replica], Coroutine[Any, Any, Coroutine[Any, Any, None]]]
-SUSPECTS: Sequence[Suspect] = (suspect_delivery, suspect_retry, suspect_settle, suspect_row)
+SUSPECTS: Sequence[Suspect] = (suspect_delivery, suspect_retry, suspect_left_behind, suspect_row)
 
 
 async def stopped_in_the_transaction(
@@ -135,7 +126,7 @@ async def stopped_in_the_transaction(
         assert await bench.rows("SELECT tries FROM suspect") == [(1,)], "the try is committed before the input is touched"
         raise end(replica)
 
-    monkeypatch.setattr(replica.loop, "_transaction", ended)
+    monkeypatch.setattr(replica.loop.committing, "transaction", ended)
     with pytest.raises(asyncio.CancelledError):
         await work
     return [tries for (tries,) in await bench.rows("SELECT tries FROM suspect")]
@@ -205,7 +196,7 @@ def refuse_to_save(replica: Replica, direction: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["heard of its calls", "left behind by another process"])
-async def test_settling_that_cannot_be_stored_is_a_dead_letter_that_names_the_cause(
+async def test_concluding_that_cannot_be_stored_is_a_dead_letter_that_names_the_cause(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, forgotten: bool
 ) -> None:
     replica = bench.replica()
@@ -213,7 +204,7 @@ async def test_settling_that_cannot_be_stored_is_a_dead_letter_that_names_the_ca
     await replica.call()
     refuse_to_save(replica, "do", monkeypatch)
     if forgotten:
-        replica.loop._settleable.clear()
+        replica.forget_calls()
 
     await replica.turn(reserve("s2:step", buyer="no"))
 
@@ -226,7 +217,7 @@ async def test_settling_that_cannot_be_stored_is_a_dead_letter_that_names_the_ca
     assert await bench.rows("SELECT 1 FROM suspect") == []
 
 
-async def test_settling_whose_states_cannot_be_loaded_is_a_dead_letter_as_well(
+async def test_concluding_whose_states_cannot_be_loaded_is_a_dead_letter_as_well(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replica = bench.replica()
@@ -261,7 +252,7 @@ async def test_a_row_that_cannot_be_stored_is_given_up_with_the_cause_and_its_ne
 ) -> None:
     source = Telling()
     replica = bench.replica(sources=(source,), settings=settings(row_poll_seconds=0.001))
-    due_rows(replica)
+    replica.ready_for_rows()
     refuse_to_save(replica, "row", monkeypatch)
     await bench.execute("INSERT INTO wakeup (id, key, mood, tries) VALUES ('w1', 'K', 'ok', :n), ('w2', 'L', 'bug', :n)", n=begun)
 
@@ -279,7 +270,7 @@ async def test_a_row_that_cannot_even_be_given_up_is_said_each_time_and_never_ca
 ) -> None:
     source = Telling()
     replica = bench.replica(sources=(source,), settings=settings(row_poll_seconds=0.001))
-    due_rows(replica)
+    replica.ready_for_rows()
     refuse_to_save(replica, "row", monkeypatch)
     refused_row = replica.service.consumers[0].repository.save
 
@@ -293,7 +284,7 @@ async def test_a_row_that_cannot_even_be_given_up_is_said_each_time_and_never_ca
 
     for _ in range(5):
         await bench.execute("UPDATE wakeup SET due_at = now()")
-        replica.loop._next_row_poll = 0.0
+        replica.loop.look()
         await replica.turn()
 
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "row_not_given_up" in line]

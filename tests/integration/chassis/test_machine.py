@@ -292,14 +292,14 @@ class OneOperation(RuleBasedStateMachine):
         bench, replica = self.bench, self.replicas[0]
         for raw in (*self.published.values(), *self.replays):
             await replica.turn(raw)
-        await bench.settle(replica)
+        await bench.finish(replica)
         await self._check()
         await self._check_traces()
         await replica.turn(
             release(self.plain, buyer=f"ok.{self.order}", order=self.order, revision=9),
             cancel_shipment(self.calling, order=self.order, revision=9),
         )
-        await bench.settle(replica)
+        await bench.finish(replica)
         await self._check()
         await self._check_answers()
         await self._check_nothing_is_held()
@@ -344,7 +344,6 @@ class OneOperation(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.usefixtures("prompt_polls")
 def test_two_replicas_agree_on_every_operation_whatever_happens_between_them(ledger_url: str) -> None:
     world = World(ledger_url)
     try:

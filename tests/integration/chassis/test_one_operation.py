@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
-
 from tests.support.ledger_bench import Bench
 from tests.support.ledger_service import (
     ORDER,
@@ -14,8 +12,6 @@ from tests.support.ledger_service import (
     replayed,
     reserve,
 )
-
-pytestmark = pytest.mark.usefixtures("prompt_polls")
 
 RESERVED = "credit.credit-reserved.v1"
 RELEASED = "credit.credit-released.v1"
@@ -120,7 +116,7 @@ async def test_a_transient_failure_waits_as_a_row_and_is_handled_when_due(bench:
     assert await bench.rows("SELECT message_id, attempts, error_class FROM retry") == [(message.message_id, 1, "Transient")]
 
     replica.hold_retries(False)
-    await bench.settle(replica)
+    await bench.finish(replica)
     assert await bench.inbox() == {message.message_id: "handled"}
     assert await bench.effects() == ["do"]
     assert len(await bench.sent(RESERVED)) == 1
@@ -130,7 +126,7 @@ async def test_a_transient_failure_becomes_a_dead_letter_when_its_budget_is_spen
     replica, message = bench.replica(), reserve(OP, buyer="busy")
 
     await replica.turn(message)
-    await bench.settle(replica)
+    await bench.finish(replica)
 
     (letter,) = await bench.letters()
     assert (letter["kind"], letter["attempts"], letter["identity"]) == ("transient", 3, ["credit.commands", OP, "do"])
@@ -142,7 +138,7 @@ async def test_a_resend_that_succeeds_while_the_first_waits_makes_the_retry_an_a
     replica = bench.replica()
 
     await replica.turn(reserve(OP, buyer="busy-1"), reserve(OP))
-    await bench.settle(replica)
+    await bench.finish(replica)
 
     assert await bench.effects() == ["do"]
     assert len(await bench.sent(RESERVED)) == 2
@@ -161,7 +157,7 @@ async def test_a_duplicate_of_a_waiting_message_is_skipped(bench: Bench) -> None
 async def test_a_replay_of_a_dead_letter_runs_once_however_often_it_is_sent(bench: Bench) -> None:
     replica, message = bench.replica(), reserve(OP, buyer="busy-3")
     await replica.turn(message)
-    await bench.settle(replica)
+    await bench.finish(replica)
     (letter,) = await bench.letters()
 
     again = replayed(message, letter["id"])
@@ -204,10 +200,10 @@ async def test_a_replay_whose_message_waits_as_a_retry_is_absorbed(bench: Bench)
 async def test_a_replay_that_becomes_a_retry_keeps_its_marker_and_is_reported_when_it_ran(bench: Bench) -> None:
     replica, message = bench.replica(), reserve(OP, buyer="busy-4")
     await replica.turn(message)
-    await bench.settle(replica)
+    await bench.finish(replica)
 
     await replica.turn(replayed(message, "dl_x", 5))
-    await bench.settle(replica)
+    await bench.finish(replica)
 
     assert await bench.verdicts() == ["ran"]
     assert await bench.effects() == ["do"]
@@ -256,7 +252,7 @@ async def test_a_command_with_a_call_is_answered_when_the_call_has_ended(bench: 
     assert (await bench.operation(OP))[0] == "pending"
     assert await bench.sent(CREATED) == []
 
-    await bench.settle(replica)
+    await bench.finish(replica)
     (answer,) = await bench.sent(CREATED)
     assert answer["operationid"] == OP
     assert bench.carrier.booked == {OP: 1}
@@ -270,7 +266,7 @@ async def test_while_pending_a_resend_is_absorbed_and_an_undo_answered_once_the_
     await replica.turn(create_shipment(OP), cancel_shipment(OP), cancel_shipment(OP), create_shipment(OP, revision=1))
     assert await bench.sent(CANCELLED) == []
 
-    await bench.settle(replica)
+    await bench.finish(replica)
     assert len(await bench.sent(CREATED)) == 1
     assert len(await bench.sent(CANCELLED)) == 1
     assert bench.carrier.live == set()
@@ -281,12 +277,12 @@ async def test_a_do_that_comes_while_its_undo_is_being_made_is_history(bench: Be
     replica = bench.replica()
     bench.carrier.troubles = [TimeoutError()] * 3
     await replica.turn(create_shipment(OP))
-    await bench.settle(replica)
+    await bench.finish(replica)
     await replica.turn(cancel_shipment(OP))
     assert (await bench.operation(OP))[2] is None
 
     await replica.turn(create_shipment(OP, revision=1))
-    await bench.settle(replica)
+    await bench.finish(replica)
 
     assert bench.carrier.live == set()
     assert bench.carrier.booked == {}
@@ -298,7 +294,7 @@ async def test_a_refused_call_refuses_and_its_undo_has_nothing_to_take_back(benc
     bench.carrier.refuse.add(OP)
 
     await replica.turn(create_shipment(OP), cancel_shipment(OP))
-    await bench.settle(replica)
+    await bench.finish(replica)
 
     assert len(await bench.sent("fulfillment.shipment-refused.v1")) == 1
     assert len(await bench.sent(CANCELLED)) == 1
@@ -310,12 +306,12 @@ async def test_a_call_without_an_answer_is_a_dead_letter_and_its_undo_takes_back
     bench.carrier.troubles = [TimeoutError()] * 3
 
     await replica.turn(create_shipment(OP))
-    await bench.settle(replica)
+    await bench.finish(replica)
     (letter,) = await bench.letters()
     assert (letter["kind"], letter["identity"]) == ("transient", ["credit.commands", OP, "do"])
 
     await replica.turn(cancel_shipment(OP))
-    await bench.settle(replica)
+    await bench.finish(replica)
     assert len(await bench.sent(CANCELLED)) == 1
     assert OP in bench.carrier.cancelled
 
@@ -324,24 +320,24 @@ async def test_a_replay_of_an_exhausted_call_asks_by_the_same_key_before_it_send
     replica, message = bench.replica(), create_shipment(OP)
     bench.carrier.troubles = [TimeoutError()] * 3
     await replica.turn(message)
-    await bench.settle(replica)
+    await bench.finish(replica)
     queried = bench.carrier.queried[f"{OP}/book"]
 
     await replica.turn(replayed(message))
-    await bench.settle(replica)
+    await bench.finish(replica)
 
     assert bench.carrier.queried[f"{OP}/book"] > queried
     assert bench.carrier.booked == {OP: 1}
     assert await bench.verdicts() == ["ran"]
 
 
-async def test_an_exhausted_call_whose_undo_was_noted_is_settled_by_the_undo_alone(bench: Bench) -> None:
+async def test_an_exhausted_call_whose_undo_was_noted_is_concluded_by_the_undo_alone(bench: Bench) -> None:
     replica = bench.replica()
     bench.carrier.troubles = [TimeoutError()] * 3
     await replica.turn(create_shipment(OP))
     await replica.turn(cancel_shipment(OP))
 
-    await bench.settle(replica)
+    await bench.finish(replica)
 
     assert len(await bench.sent(CANCELLED)) == 1
     assert OP in bench.carrier.cancelled
@@ -350,12 +346,12 @@ async def test_an_exhausted_call_whose_undo_was_noted_is_settled_by_the_undo_alo
 async def test_a_settling_that_raises_is_a_dead_letter_and_can_be_replayed(bench: Bench) -> None:
     replica, message = bench.replica(), create_shipment(OP, priority="settle-busy-1")
     await replica.turn(message)
-    await bench.settle(replica)
+    await bench.finish(replica)
     assert len(await bench.letters()) == 1
     assert await bench.inbox() == {message.message_id: "dead"}
 
     await replica.turn(replayed(message))
-    await bench.settle(replica)
+    await bench.finish(replica)
 
     assert len(await bench.sent(CREATED)) == 1
     assert bench.carrier.performed[f"{OP}/book"] == 1
@@ -368,6 +364,6 @@ async def test_a_pending_command_that_nobody_can_read_any_more_is_a_dead_letter(
     unreadable = replace(create_shipment(OP), body=b"{", sender="orchestrator").to_json()
     await bench.execute("UPDATE operation SET pending_do = :raw", raw=unreadable)
 
-    await bench.settle(replica)
+    await bench.finish(replica)
 
     assert len(await bench.letters()) == 1

@@ -10,12 +10,12 @@ import pytest
 from prometheus_client import REGISTRY
 from yarl import URL
 
+from infra.chassis.batch import BatchTransaction
 from infra.chassis.decoding import Raw
+from infra.chassis.inputs import Inputs
 from tests.support.ledger_bench import Bench, Replica
 from tests.support.ledger_service import Wakeups, create_shipment, limit_changed, release, reserve, settings
 from tests.support.servers import TestServers
-
-pytestmark = pytest.mark.usefixtures("prompt_polls")
 
 WAIT_SECONDS = 30.0
 QUEUE_LABELS = {"service": "credit", "queue": "credit.commands"}
@@ -135,7 +135,7 @@ async def test_while_the_database_is_away_messages_wait_without_spending_attempt
             await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
             await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
             offer(replica, reserve("s1:step"), reserve("s2:step", buyer="bug"), limit_changed("C-1"))
-            before = replica.loop.turned_at
+            before = replica.loop.backlog.turned_at
             await eventually(lambda: _later(replica, before))
             assert replica.channel.acknowledged == []
             assert not task.done()
@@ -150,7 +150,7 @@ async def test_while_the_database_is_away_messages_wait_without_spending_attempt
 
 
 async def _later(replica: Replica, before: float) -> bool:
-    return replica.loop.turned_at > before + 0.25
+    return replica.loop.backlog.turned_at > before + 0.25
 
 
 async def test_a_loop_that_is_stopped_during_an_outage_ends_and_acknowledges_nothing(
@@ -162,7 +162,7 @@ async def test_a_loop_that_is_stopped_during_an_outage_ends_and_acknowledges_not
         await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         async with running(replica) as task:
             offer(replica, reserve("s1:step"))
-            before = replica.loop.turned_at
+            before = replica.loop.backlog.turned_at
             await eventually(lambda: _later(replica, before))
         assert task.done()
         assert replica.channel.acknowledged == []
@@ -187,14 +187,14 @@ async def test_a_lost_commit_reply_is_recognised_when_the_same_batch_is_tried_ag
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replica = bench.replica()
-    commit, failures = replica.loop._transaction, [ConnectionResetError("the reply to COMMIT was lost")]
+    commit, failures = replica.loop.committing.transaction, [ConnectionResetError("the reply to COMMIT was lost")]
 
     async def committed_and_cut(*arguments: object, **values: object) -> None:
         await commit(*arguments, **values)  # type: ignore[arg-type]
         if failures:
             raise failures.pop()
 
-    monkeypatch.setattr(replica.loop, "_transaction", committed_and_cut)
+    monkeypatch.setattr(replica.loop.committing, "transaction", committed_and_cut)
     await replica.turn(reserve("s1:step"), reserve("s2:step", buyer="bug"))
 
     assert await bench.effects() == ["do"]
@@ -229,11 +229,11 @@ async def test_a_suspect_that_was_handled_already_is_a_duplicate_however_often_i
     assert await bench.letters() == []
 
 
-async def test_settling_that_kept_ending_the_process_is_a_dead_letter_and_not_tried_again(bench: Bench) -> None:
+async def test_concluding_that_kept_ending_the_process_is_a_dead_letter_and_not_tried_again(bench: Bench) -> None:
     replica = bench.replica()
     await replica.turn(create_shipment("s1:step", priority="settle-kill"))
     await replica.call()
-    replica.loop._settleable.clear()  # the process that made the call is gone
+    replica.forget_calls()  # the process that made the call is gone
     await bench.execute("INSERT INTO suspect (consumer, identity, tries) VALUES ('credit.commands', E'settle\\ns1:step', 3)")
 
     await replica.turn()
@@ -246,9 +246,7 @@ async def test_settling_that_kept_ending_the_process_is_a_dead_letter_and_not_tr
 
 async def test_rows_that_were_begun_before_without_a_word_are_taken_alone_and_forgotten_when_handled(bench: Bench) -> None:
     replica = bench.replica(sources=(Wakeups(),), settings=settings(row_poll_seconds=0.001))
-    replica.loop.backlog(0)
-    replica.loop._backlog_since -= 60
-    replica.loop._last_delivery -= 60
+    replica.ready_for_rows()
     await bench.execute("INSERT INTO wakeup (id, key, tries) VALUES ('w1', 'K', 7), ('w2', 'K', 7), ('w3', 'K', 0)")
 
     await replica.turn()
@@ -285,8 +283,8 @@ async def test_the_same_message_in_two_replicas_at_once_has_one_effect(bench: Be
     first, second, message = bench.replica(), bench.replica(), limit_changed("C-1")
 
     async with bench.engine.connect() as connection, connection.begin():
-        batch = first.loop._batch
-        await batch.handle(connection, [batch.admit(message, datetime.now(UTC))])
+        batch = BatchTransaction(first.loop.workplace)
+        await batch.handle(connection, Inputs(arrivals=(batch.admission.admit(message, datetime.now(UTC)),)))
         again = asyncio.create_task(second.turn(message))
         await eventually(lambda: waits_for_a_lock(bench))
         await connection.commit()
@@ -300,8 +298,8 @@ async def test_a_message_whose_first_replica_rolled_back_is_handled_by_the_secon
     first, second, message = bench.replica(), bench.replica(), limit_changed("C-1")
 
     async with bench.engine.connect() as connection, connection.begin():
-        batch = first.loop._batch
-        await batch.handle(connection, [batch.admit(message, datetime.now(UTC))])
+        batch = BatchTransaction(first.loop.workplace)
+        await batch.handle(connection, Inputs(arrivals=(batch.admission.admit(message, datetime.now(UTC)),)))
         again = asyncio.create_task(second.turn(message))
         await eventually(lambda: waits_for_a_lock(bench))
         await connection.rollback()

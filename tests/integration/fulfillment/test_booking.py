@@ -23,6 +23,7 @@ from infra.chassis.loop import Delivery, Loop
 from infra.chassis.outbox import OutboxRow, new_id
 from infra.chassis.schema import async_url, upgrade
 from infra.chassis.service import Finding
+from infra.chassis.workplace import Workplace
 from services.fulfillment.adapters.postgres import reconcile
 from services.fulfillment.settings import Settings
 from services.fulfillment.wiring import build
@@ -149,18 +150,15 @@ async def at_work(database_url: str, simulator: httpx2.AsyncClient) -> AsyncIter
     engine = create_async_engine(async_url(database_url), connect_args={"server_settings": {"search_path": "fulfillment"}})
     sent, on_calls = Sent(), asyncio.Event()
     loops = [
-        Loop(
-            service=service.name, version="0", consumer=consumer, settings=settings, engine=engine, relay=sent,
-            external=True, on_calls=on_calls,
-        )
+        Loop(Workplace(service.name, "0", consumer, settings, external=True), engine, sent, on_calls)
         for consumer in service.consumers
-    ]  # fmt: skip
+    ]
     caller = Caller(service.name, engine, settings, service.dependencies, loops, on_calls)
     async with asyncio.TaskGroup() as tasks:
         for worker in (*loops, caller):
             tasks.create_task(worker.run())
         try:
-            yield Fulfillment({loop.consumer.queue: loop for loop in loops}, sent, engine)
+            yield Fulfillment({loop.queue: loop for loop in loops}, sent, engine)
         finally:
             for worker in (*loops, caller):
                 worker.stop()

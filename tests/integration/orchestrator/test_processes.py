@@ -13,14 +13,16 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from contracts.envelope import STRUCTURED, Envelope
-from infra.chassis.batch import Batch, BatchResult
+from infra.chassis.batch import BatchResult, BatchTransaction
 from infra.chassis.decoding import Raw
 from infra.chassis.errors import Permanent
 from infra.chassis.hot_connection import hot_transaction
+from infra.chassis.inputs import Inputs, SourceRow
 from infra.chassis.outbox import OutboxRow, new_id
 from infra.chassis.runtime import Service
 from infra.chassis.schema import async_url, upgrade
 from infra.chassis.service import Consumer
+from infra.chassis.workplace import Workplace
 from orchestrator.adapters.postgres import reconcile
 from orchestrator.instance import Instance, State
 from orchestrator.settings import Settings
@@ -49,24 +51,24 @@ class Desk:
         self.engine = engine
         self.service = service
         self.consumer: Consumer = service.consumers[0]
-        self.batch = Batch("orchestrator", "test", self.consumer, settings, external=False)
+        self.batch = BatchTransaction(Workplace("orchestrator", "test", self.consumer, settings, external=False))
         self.outgoing: list[OutboxRow] = []
         self.outcomes: list[tuple[str, str]] = []
 
     async def hear(self, *messages: Raw) -> list[OutboxRow]:
-        arrivals = [self.batch.admit(message, datetime.now(UTC), tag=number) for number, message in enumerate(messages)]
-        return self._keep(await self._handle(arrivals))
+        arrivals = tuple(self.batch.admission.admit(message, datetime.now(UTC)) for message in messages)
+        return self._keep(await self._handle(Inputs(arrivals=arrivals)))
 
     async def look_at_rows(self) -> list[OutboxRow]:
-        rows = []
+        rows: list[SourceRow] = []
         for source in self.consumer.sources:
             async with self.engine.begin() as connection:
-                rows += [(source, row) for row in await source.claim(connection, 100)]
-        return self._keep(await self._handle((), (), rows))
+                rows += [SourceRow(source, row) for row in await source.claim(connection, 100)]
+        return self._keep(await self._handle(Inputs(rows=tuple(rows))))
 
-    async def _handle(self, *inputs: Any) -> BatchResult:
+    async def _handle(self, inputs: Inputs) -> BatchResult:
         async with hot_transaction(self.engine) as connection:
-            return await self.batch.handle(connection, *inputs)
+            return await self.batch.handle(connection, inputs)
 
     def _keep(self, result: BatchResult) -> list[OutboxRow]:
         self.outgoing += result.rows

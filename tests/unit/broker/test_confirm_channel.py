@@ -34,7 +34,7 @@ def test_an_answer_counts_once_whatever_the_order_of_single_and_multiple_confirm
         flying.note_return(IDS[position])
 
     for tag, multiple, answer in sequence:
-        flying.settle(tag, multiple=multiple, answer=answer)
+        flying.mark(tag, multiple=multiple, answer=answer)
         for position in range(len(IDS)):
             named = FIRST_TAG + position <= tag if multiple else FIRST_TAG + position == tag
             if named and expected[position] is Answer.NONE:
@@ -48,8 +48,8 @@ def test_an_answer_counts_once_whatever_the_order_of_single_and_multiple_confirm
 def test_a_multiple_confirm_that_comes_late_does_not_overrule(loop: asyncio.AbstractEventLoop) -> None:
     flying = Flight(IDS, FIRST_TAG, loop.create_future())
 
-    flying.settle(FIRST_TAG + 3, multiple=False, answer=Answer.NACK)
-    flying.settle(FIRST_TAG + 19, multiple=True, answer=Answer.ACK)
+    flying.mark(FIRST_TAG + 3, multiple=False, answer=Answer.NACK)
+    flying.mark(FIRST_TAG + 19, multiple=True, answer=Answer.ACK)
 
     assert flying.answers == [Answer.NACK if position == 3 else Answer.ACK for position in range(20)]
     assert flying.landed.done()
@@ -59,7 +59,7 @@ def test_a_return_of_another_flight_marks_nothing(loop: asyncio.AbstractEventLoo
     flying = Flight(IDS, FIRST_TAG, loop.create_future())
 
     flying.note_return("somebody-else")
-    flying.settle(FIRST_TAG + 19, multiple=True, answer=Answer.ACK)
+    flying.mark(FIRST_TAG + 19, multiple=True, answer=Answer.ACK)
 
     assert flying.answers == [Answer.ACK] * 20
 

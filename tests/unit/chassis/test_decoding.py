@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from contracts.credit.v2 import LimitChanged
-from infra.chassis.batch import Batch
+from infra.chassis.batch import BatchTransaction
 from infra.chassis.decoding import (
     Raw,
     Replay,
@@ -24,6 +24,7 @@ from infra.chassis.decoding import (
 )
 from infra.chassis.errors import Permanent, UnknownVersion
 from infra.chassis.service import Route
+from infra.chassis.workplace import Workplace
 from tests.support.ledger_service import limit_changed, replayed, reserve, service, settings
 
 CONSUMER = service().consumers[0]
@@ -156,9 +157,9 @@ def test_poison_is_refused_with_the_place_named(name: str) -> None:
 @pytest.mark.parametrize("name", POISON)
 def test_poison_becomes_a_failure_of_its_message_and_never_an_exception_of_the_loop(name: str) -> None:
     raw, _ = POISON[name]
-    batch = Batch("credit", "0", CONSUMER, settings(), external=True)
+    admission = BatchTransaction(Workplace("credit", "0", CONSUMER, settings(), external=True)).admission
 
-    arrival = batch.admit(raw, datetime.now(UTC))
+    arrival = admission.admit(raw, datetime.now(UTC))
 
     assert isinstance(arrival.failure, Permanent)
     assert arrival.decoded is None

@@ -24,10 +24,10 @@ from services.fulfillment.domain import Carrier, Delivery, Order, Parcel, Parcel
 from services.fulfillment.handlers import (
     cancel_shipment,
     change_carrier,
+    conclude_cancellation,
+    conclude_shipment,
     create_shipment,
     record_delivery,
-    settle_cancellation,
-    settle_shipment,
 )
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -67,13 +67,13 @@ class Loop:
     def ship(self, command: CreateShipment) -> Event:
         return self._run(
             create_shipment(command, self.order, self.context()),
-            lambda results: settle_shipment(command, self.order, self.context(), results),
+            lambda results: conclude_shipment(command, self.order, self.context(), results),
         )
 
     def cancel(self) -> Event:
         return self._run(
             cancel_shipment(CANCEL, self.order, self.context(), None),
-            lambda results: settle_cancellation(CANCEL, self.order, self.context(), results),
+            lambda results: conclude_cancellation(CANCEL, self.order, self.context(), results),
         )
 
     def parcel(self, warehouse: str) -> Parcel:
@@ -87,7 +87,7 @@ class Loop:
             for result in self.made.values()
         ]
 
-    def _run(self, decision: Decision[State], settle: Callable[[Sequence[CallResult]], Decision[State]]) -> Event:
+    def _run(self, decision: Decision[State], conclude: Callable[[Sequence[CallResult]], Decision[State]]) -> Event:
         for _ in range(10):
             self.order = decision.state
             self.parcels += [fact.parcel for fact in decision.facts if isinstance(fact, ParcelPlanned)]
@@ -97,7 +97,7 @@ class Loop:
             assert decision.calls, "neither an answer nor calls"
             for call in decision.calls:
                 self.made.setdefault(call.key, self._answer(call))
-            decision = settle(tuple(self.made.values()))
+            decision = conclude(tuple(self.made.values()))
         raise AssertionError("no answer after ten turns")
 
     def _answer(self, call: Call) -> CallResult:
@@ -202,11 +202,11 @@ def test_a_carrier_that_appears_while_bookings_are_taken_back_does_not_revive_th
     command = create(berlin=5_000, paris=5_000)
     decision = create_shipment(command, shop.order, shop.context())
     results = [shop._answer(call) for call in decision.calls]
-    decision = settle_shipment(command, decision.state, shop.context(), results)
+    decision = conclude_shipment(command, decision.state, shop.context(), results)
     results += [shop._answer(call) for call in decision.calls]
     assert isinstance(decision.state, Order)
 
-    last = settle_shipment(command, replace(decision.state, carriers=(FAST, SLOW)), shop.context(), results)
+    last = conclude_shipment(command, replace(decision.state, carriers=(FAST, SLOW)), shop.context(), results)
 
     assert isinstance(last.answer, ShipmentRefused)
 
@@ -235,7 +235,7 @@ def test_a_replay_goes_on_where_a_silent_carrier_had_stopped_it_and_asks_again_u
     assert [call.key for call in again.calls] == [f"{OPERATION}#paris#fast"]
     silent.order = again.state
     silent.made[f"{OPERATION}#paris#fast"] = CallResult(again.calls[0], "done", {"tracking": "T-fast-paris"})
-    last = settle_shipment(command, silent.order, silent.context(), tuple(silent.made.values()))
+    last = conclude_shipment(command, silent.order, silent.context(), tuple(silent.made.values()))
     assert last.answer == ShipmentCreated(order_id=ORDER, shipments=(shipment("berlin", "fast"), shipment("paris", "fast")))
 
 
