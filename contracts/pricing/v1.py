@@ -7,7 +7,6 @@ from pydantic import Field
 from contracts.inventory.v1 import Lines
 from contracts.message import Command, Event
 from contracts.values import (
-    AMOUNT_MINOR_MAX,
     LINES_MAX,
     Currency,
     Money,
@@ -22,7 +21,6 @@ from contracts.values import (
     Value,
 )
 
-MinorUnits = Annotated[int, Field(strict=True, ge=0, le=AMOUNT_MINOR_MAX)]
 BasisPoints = Annotated[int, Field(strict=True, ge=-10_000, le=10_000)]
 
 

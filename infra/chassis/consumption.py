@@ -101,7 +101,6 @@ class Consumption:
         self._service = service
         self._url = _with_heartbeat(url, settings.heartbeat_seconds)
         self._settings = settings
-        self._offers = offers
         self._channels: dict[int, AmqpChannel] = {}
         self._abandoning: set[asyncio.Task[None]] = set()
         self._broker = RabbitBroker(

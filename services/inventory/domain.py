@@ -59,11 +59,6 @@ class Stock:
         """What is left to promise. A count may find less than is promised already; that leaves nothing, not a debt."""
         return max(self.on_hand - self.reserved, ZERO)
 
-    @property
-    def overpromised(self) -> Decimal:
-        """How much is promised that is not there."""
-        return max(self.reserved - self.on_hand, ZERO)
-
 
 @dataclass(frozen=True, slots=True)
 class Alert:

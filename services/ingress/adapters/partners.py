@@ -28,7 +28,6 @@ _ISSUE = text("""
     INSERT INTO partner_key (key_id, partner_id, secret_hash, scopes, expires_at)
     VALUES (:key_id, :partner_id, :secret_hash, CAST(:scopes AS text[]), :expires_at)
 """)
-_REVOKE = text("UPDATE partner_key SET revoked_at = now() WHERE key_id = :key_id AND revoked_at IS NULL")
 _ACCOUNT = text("""
     SELECT partner_id, key_id, secret_hash, scopes, requests_per_minute, expires_at, revoked_at
     FROM partner_key JOIN partner USING (partner_id)
@@ -93,11 +92,6 @@ async def issue_key(
         },
     )
     return key.reveal()
-
-
-async def revoke_key(connection: AsyncConnection, key_id: str) -> bool:
-    """Ends a key. Within `api_key_cache_seconds` every replica knows. False when it was not active."""
-    return bool((await connection.execute(_REVOKE, {"key_id": key_id})).rowcount)
 
 
 async def find_account(connection: AsyncConnection, key_id: str) -> Account | None:

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from services.ingress.adapters.partners import KeyRefused, create_partner, issue_key, revoke_key
+from services.ingress.adapters.partners import KeyRefused, create_partner, issue_key
 from services.ingress.http.problems import TYPES
 from services.ingress.keys import new_key
 from tests.integration.ingress.partners import PEPPER, FakeOrchestrator, Ingress, ingress, order, served
@@ -16,6 +16,7 @@ from tests.integration.ingress.partners import PEPPER, FakeOrchestrator, Ingress
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
 
 JSON = {"Content-Type": "application/json"}
+REVOKE = "UPDATE partner_key SET revoked_at = now() WHERE key_id = :key_id AND revoked_at IS NULL RETURNING key_id"
 
 
 def problem(answer: httpx2.Response) -> tuple[int, str]:
@@ -187,8 +188,8 @@ async def test_a_key_without_the_scope_is_refused(desk: Ingress) -> None:
 async def test_a_revoked_or_expired_key_opens_nothing(database_url: str, orchestrator: FakeOrchestrator) -> None:
     async with ingress(database_url, orchestrator, api_key_cache_seconds=0.05) as desk:
         assert (await desk.post()).status_code == 202
+        assert len(await desk.rows(REVOKE, key_id=desk.key.split("_")[1])) == 1
         async with desk.runtime.engine.begin() as connection:
-            assert await revoke_key(connection, desk.key.split("_")[1])
             expired = await issue_key(connection, PEPPER, "acme", expires_at=datetime.now(UTC) - timedelta(seconds=1))
         async with asyncio.timeout(10):
             while (revoked := await desk.client.get("/v1/orders")).status_code == 200:
