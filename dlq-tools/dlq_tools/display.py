@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from rich.markup import escape
 from rich.syntax import Syntax
-from rich.table import Column, Table
+from rich.table import Table
 
-from infra.stack.cli.output import console, errors
+from infra.terminal.output import console, errors, id_column
 
 BODY_LENGTH_MAX: Final = 20_000
 ERROR_LENGTH_MAX: Final = 120
@@ -22,18 +22,9 @@ _COLOURS: Final = {
 _OUTCOMES: Final = {"resolved": "green", "failed-again": "red", "pending": "yellow"}
 
 
-def say(words: str) -> None:
-    console.print(escape(words))
-
-
-def complain(words: str) -> None:
-    """To stderr, so that stdout stays what it is for programs."""
-    errors.print(escape(words), style="red")
-
-
 def table(items: Sequence[Mapping[str, Any]]) -> None:
     """Dead letters, one line each."""
-    made = Table(_id("id"), "state", "queue", "type", "error", "attempts", "last failed", box=None, header_style="bold")
+    made = Table(id_column("id"), "state", "queue", "type", "error", "attempts", "last failed", box=None, header_style="bold")
     for item in items:
         state = f"[{_COLOURS[item['state']]}]{item['state']}[/]"
         error = f"{item['error_class']}: {item['error']}"[:ERROR_LENGTH_MAX]
@@ -47,11 +38,6 @@ def table(items: Sequence[Mapping[str, Any]]) -> None:
             item["last_failed_at"][:19],
         )
     console.print(made)
-
-
-def _id(name: str) -> Column:
-    """What the next command wants is never cut."""
-    return Column(name, no_wrap=True, overflow="ignore")
 
 
 def letter(item: Mapping[str, Any]) -> None:
@@ -78,7 +64,7 @@ def letter(item: Mapping[str, Any]) -> None:
     console.print(history)
 
 
-def replayed(made: Mapping[str, Any], *, waited: bool) -> None:
+def replayed(made: Mapping[str, Any]) -> None:
     """What a replay did."""
     if made["state"] == "dry-run":
         console.print(f"{made['items']} would be replayed.")
@@ -100,7 +86,7 @@ def discarded(made: Mapping[str, Any]) -> None:
 
 def campaigns(found: Sequence[Mapping[str, Any]]) -> None:
     made = Table(
-        _id("campaign"),
+        id_column("campaign"),
         "state",
         "items",
         "resolved",
@@ -119,14 +105,14 @@ def campaigns(found: Sequence[Mapping[str, Any]]) -> None:
 
 def campaign(found: Mapping[str, Any]) -> None:
     campaigns([found])
-    made = Table(_id("id"), "replay", "outcome", box=None, header_style="bold")
+    made = Table(id_column("id"), "replay", "outcome", box=None, header_style="bold")
     for one in found["results"]:
         made.add_row(one["id"], str(one["replay"]), f"[{_OUTCOMES[one['outcome']]}]{one['outcome']}[/]")
     console.print(made)
 
 
 def retries(found: Sequence[Mapping[str, Any]]) -> None:
-    made = Table(_id("message"), "queue", "type", "attempts", "error", "due", box=None, header_style="bold")
+    made = Table(id_column("message"), "queue", "type", "attempts", "error", "due", box=None, header_style="bold")
     for one in found:
         error = f"{one['error_class']}: {one['error']}"[:ERROR_LENGTH_MAX]
         made.add_row(
