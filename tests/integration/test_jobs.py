@@ -11,9 +11,10 @@ import asyncpg
 import pytest
 
 from contracts.registry import queues
-from infra.stack.jobs import environment, schema, secrets, topology
+from infra.stack.jobs import schema, secrets, topology
 from infra.stack.local.layout import PACKAGES
 from infra.stack.local.servers import Servers, start_servers
+from infra.terminal.exit_codes import ExitCode
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,8 @@ async def may_log_in_to_broker(servers: Servers, file: Path) -> bool:
 
 
 async def test_every_broker_user_logs_in_with_its_own_secret_after_the_topology_job(servers: Servers, given: Path):
-    assert await asyncio.to_thread(topology.main) == environment.DONE
-    assert await asyncio.to_thread(topology.main) == environment.DONE
+    assert await asyncio.to_thread(topology.main) == ExitCode.DONE
+    assert await asyncio.to_thread(topology.main) == ExitCode.DONE
 
     for user in topology.BROKER_URLS:
         assert await may_log_in_to_broker(servers, given / f"{user}_broker_url"), user
@@ -67,12 +68,12 @@ async def test_every_broker_user_logs_in_with_its_own_secret_after_the_topology_
 
 
 async def test_a_new_secret_takes_effect_with_the_next_run_and_the_old_one_ends(servers: Servers, given: Path):
-    assert await asyncio.to_thread(topology.main) == environment.DONE
+    assert await asyncio.to_thread(topology.main) == ExitCode.DONE
     old = given / "credit_broker_url"
     kept = old.rename(given / "old")
     secrets.SecretFiles(given).write_missing()
 
-    assert await asyncio.to_thread(topology.main) == environment.DONE
+    assert await asyncio.to_thread(topology.main) == ExitCode.DONE
 
     assert await may_log_in_to_broker(servers, old)
     assert not await may_log_in_to_broker(servers, kept)
@@ -80,8 +81,8 @@ async def test_a_new_secret_takes_effect_with_the_next_run_and_the_old_one_ends(
 
 
 async def test_every_service_sees_its_own_tables_and_no_others_after_the_schema_job(servers: Servers, given: Path):
-    assert await asyncio.to_thread(schema.main) == environment.DONE
-    assert await asyncio.to_thread(schema.main) == environment.DONE
+    assert await asyncio.to_thread(schema.main) == ExitCode.DONE
+    assert await asyncio.to_thread(schema.main) == ExitCode.DONE
 
     for service in PACKAGES:
         connection = await asyncpg.connect(at(servers.database_admin_url, given / f"{service}_database_url"))
@@ -105,8 +106,8 @@ async def test_an_administrator_whom_the_servers_refuse_is_said_at_once(
         wrong = parts._replace(netloc=f"{parts.username}:wrong-password@{parts.hostname}:{parts.port}").geturl()
         monkeypatch.setenv(variable, wrong)
 
-    assert await asyncio.to_thread(topology.main) == environment.FAILED
-    assert await asyncio.to_thread(schema.main) == environment.FAILED
+    assert await asyncio.to_thread(topology.main) == ExitCode.SOME_FAILED
+    assert await asyncio.to_thread(schema.main) == ExitCode.SOME_FAILED
     logged = capfd.readouterr()
     assert "TUTTI_MANAGEMENT_URL" in logged.err
     assert "wrong-password" not in logged.err + logged.out

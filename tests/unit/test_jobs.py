@@ -13,6 +13,7 @@ import structlog
 from tenacity import stop_after_attempt
 
 from infra.stack.jobs import environment, schema, secrets, topology
+from infra.terminal.exit_codes import ExitCode
 from services.ingress.keys import parse_key
 
 
@@ -62,7 +63,7 @@ def test_a_url_of_another_user_or_without_a_password_is_refused_without_being_sh
 
 def test_jobs_without_settings_end_with_the_code_for_usage_and_name_every_variable(capfd: pytest.CaptureFixture[str]):
     for job, variables in ((topology, topology.BROKER_URLS), (schema, schema.DATABASE_URLS)):
-        assert job.main() == environment.USAGE
+        assert job.main() == ExitCode.USAGE
         said = capfd.readouterr().err
         assert all(variable in said for variable in variables.values())
 

@@ -6,42 +6,51 @@ import typer
 
 from contracts import publish
 from contracts.registry import ENTRIES, UnknownMessage, entry
-from infra.stack.cli.output import NOTHING_MATCHED, SOME_FAILED, Json, console, fail, print_json, print_table
+from infra.terminal.exit_codes import ExitCode
+from infra.terminal.failures import NotFound
+from infra.terminal.options import Json
+from infra.terminal.output import console, print_json, print_table, say
+from infra.terminal.speaking import speaks
 
 app = typer.Typer(no_args_is_help=True, help="Messages: who owns, sends, receives and answers what.")
 
 
 @app.command("list")
-def list_messages(as_json: Json = False) -> None:
+@speaks
+def list_messages(as_json: Json = False) -> ExitCode:
     """List every message. Example: tutti contracts list --json"""
     if as_json:
         print_json([publish.description(item) for item in ENTRIES])
-        return
+        return ExitCode.DONE
     rows = [
         (item.wire_name, "command" if item.is_command else "event", ", ".join(item.senders), ", ".join(item.receivers))
         for item in ENTRIES
     ]
     print_table(f"{len(rows)} messages", ("wire name", "kind", "senders", "receivers"), rows)
+    return ExitCode.DONE
 
 
 @app.command()
-def show(wire_name: str, as_json: Json = False) -> None:
+@speaks
+def show(wire_name: str, as_json: Json = False) -> ExitCode:
     """Show one message with its JSON Schema. Example: tutti contracts show credit.reserve-credit.v1"""
     try:
         item = entry(wire_name)
     except UnknownMessage as error:
-        fail(NOTHING_MATCHED, str(error))
+        raise NotFound(str(error)) from error
     document = {**publish.description(item), "schema": publish.schema(item.model)}
     if as_json:
         print_json(document)
-        return
-    console.print_json(data=document)
+    else:
+        console.print_json(data=document)
+    return ExitCode.DONE
 
 
 @app.command()
+@speaks
 def check(
     as_json: Json = False, write: Annotated[bool, typer.Option("--write", help="Publish the schemas as they are now.")] = False
-) -> None:
+) -> ExitCode:
     """Compare the models with the published schemas; an incompatible edit is refused and needs a new version."""
     if write:
         publish.write()
@@ -50,7 +59,7 @@ def check(
         print_json([{"message": name, "problem": problem} for name, problem in problems])
     else:
         for name, problem in problems:
-            console.print(f"{name}: {problem}", markup=False)
+            say(f"{name}: {problem}")
         if not problems:
-            console.print(f"{len(ENTRIES)} messages agree with contracts/published")
-    raise typer.Exit(SOME_FAILED if problems else 0)
+            say(f"{len(ENTRIES)} messages agree with contracts/published")
+    return ExitCode.SOME_FAILED if problems else ExitCode.DONE

@@ -9,20 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.stack.cli.output import (
-    DONE,
-    SOME_FAILED,
-    USAGE,
-    Json,
-    addresses,
-    console,
-    detail,
-    fail,
-    print_json,
-    print_table,
-    request,
-    unless_refused,
-)
+from infra.terminal.addresses import read_addresses
+from infra.terminal.changing import Change, changing
+from infra.terminal.client import Client, detail
+from infra.terminal.exit_codes import ExitCode
+from infra.terminal.failures import Failure
+from infra.terminal.options import Json, given
+from infra.terminal.output import console, print_json, print_table, say
+from infra.terminal.speaking import speaks
 
 app = typer.Typer(no_args_is_help=True, help="Orders, as their partner sees them.")
 Partner = Annotated[str, typer.Option("--partner", help="Whose key to use; the partners are in addresses.json.")]
@@ -33,6 +27,7 @@ PLACES_MAX = 10
 
 
 @app.command()
+@speaks
 def submit(
     files: Annotated[
         list[Path], typer.Argument(help="JSON files, one order each, as in docs/partners.md.", exists=True, dir_okay=False)
@@ -40,27 +35,27 @@ def submit(
     partner: Partner = "acme",
     wait: Annotated[int, typer.Option("--wait", help="Wait so many seconds for the end.", min=0, max=30)] = 0,
     as_json: Json = False,
-) -> None:
+) -> ExitCode:
     """Post orders. Posting a file again changes nothing: its content is its idempotency key.
 
     Example: tutti order submit order.json --wait 10
     """
-    found = addresses()
-    results = [_post(found, partner, path, wait) for path in files]
+    ingress = _ingress(partner)
+    results = [_post(ingress, path, wait) for path in files]
     if as_json:
         print_json(results)
     else:
         rows = [(one["file"], one["http_status"], one.get("order_id"), one.get("status"), _problem(one)) for one in results]
         print_table("orders", ("file", "HTTP", "order", "status", "problem"), rows)
-    raise typer.Exit(DONE if all(one["http_status"] < 400 for one in results) else SOME_FAILED)
+    return ExitCode.DONE if all(one["http_status"] < 400 for one in results) else ExitCode.SOME_FAILED
 
 
-def _post(found: Mapping[str, Any], partner: str, path: Path, wait: int) -> dict[str, Any]:
+def _post(ingress: Client, path: Path, wait: int) -> dict[str, Any]:
     body = path.read_bytes()
     headers = {"Content-Type": "application/json", "Idempotency-Key": hashlib.sha256(body).hexdigest()}
     if wait:
         headers["Prefer"] = f"wait={wait}"
-    response = request("POST", f"{found['ingress']}/v1/orders", _key(found, partner), content=body, headers=headers)
+    response = ingress.send("POST", "/v1/orders", content=body, headers=headers)
     answer: dict[str, Any] = {"file": str(path), "http_status": response.status_code}
     if response.is_error:
         problem = response.json()
@@ -76,61 +71,83 @@ def _problem(result: Mapping[str, Any]) -> str | None:
     return "\n".join([result["detail"], *places[:PLACES_MAX], *more]) if "detail" in result else None
 
 
-def _key(found: Mapping[str, Any], partner: str) -> str:
-    known = found["partners"]
-    if partner not in known:
-        fail(USAGE, f"no partner {partner!r} in addresses.json; there are: {', '.join(known)}")
-    return str(known[partner]["api_key"])
+def _ingress(partner: str) -> Client:
+    """The partners' API as this partner sees it. Raises Misused for a partner that the home does not know."""
+    addresses = read_addresses()
+    return Client(addresses.url("ingress"), addresses.api_key(partner))
 
 
 def _missing(partner: str, order_id: str) -> str:
     return f"{partner} has no order {order_id}; `--partner` names another, `tutti saga list` shows all"
 
 
-def _order(found: Mapping[str, Any], partner: str, order_id: str) -> dict[str, Any]:
-    response = request("GET", f"{found['ingress']}/v1/orders/{order_id}", _key(found, partner))
-    order: dict[str, Any] = unless_refused(response, _missing(partner, order_id)).json()
+def _order(ingress: Client, partner: str, order_id: str) -> dict[str, Any]:
+    order: dict[str, Any] = ingress.ask("GET", f"/v1/orders/{order_id}", missing=_missing(partner, order_id))
     return order
 
 
 @app.command()
-def show(order_id: str, partner: Partner = "acme", as_json: Json = False) -> None:
+@speaks
+def show(order_id: str, partner: Partner = "acme", as_json: Json = False) -> ExitCode:
     """Show an order. Example: tutti order show ord_…"""
-    order = _order(addresses(), partner, order_id)
+    order = _order(_ingress(partner), partner, order_id)
     if as_json:
         print_json(order)
     else:
         _print(order)
+    return ExitCode.DONE
 
 
 @app.command()
+@speaks
 def watch(
-    order_id: str, partner: Partner = "acme", seconds: Annotated[int, typer.Option(min=1, max=WATCH_SECONDS_MAX)] = 60
-) -> None:
-    """Show each change until the order ends; exit code 1 when it has not ended in time."""
-    found = addresses()
+    order_id: str,
+    partner: Partner = "acme",
+    seconds: Annotated[int, typer.Option(min=1, max=WATCH_SECONDS_MAX)] = 60,
+    as_json: Json = False,
+) -> ExitCode:
+    """Show each change until the order ends, with --json the order as it ended; exit code 1 when it has not ended in time."""
+    ingress = _ingress(partner)
     deadline = time.monotonic() + seconds
     shown = ""
     while time.monotonic() < deadline:
-        order = _order(found, partner, order_id)
+        order = _order(ingress, partner, order_id)
         now = json.dumps([order["status"], order["message"], order["steps"]])
-        if now != shown:
+        if now != shown and not as_json:
             _print(order)
             shown = now
         if order["status"] in ENDED:
-            return
+            if as_json:
+                print_json(order)
+            return ExitCode.DONE
         time.sleep(POLL_SECONDS)
-    fail(SOME_FAILED, f"{order_id} has not ended within {seconds} s; `tutti saga show` says what it waits for")
+    raise Failure(f"{order_id} has not ended within {seconds} s; `tutti saga show` says what it waits for")
 
 
 @app.command()
-def cancel(order_id: str, partner: Partner = "acme", as_json: Json = False) -> None:
-    """Ask for an order to be cancelled; exit code 4 when it is too late."""
-    found = addresses()
-    response = request("POST", f"{found['ingress']}/v1/orders/{order_id}/cancel", _key(found, partner))
+@speaks
+@given(change=changing)
+def cancel(change: Change, order_id: str, partner: Partner = "acme", as_json: Json = False) -> ExitCode:
+    """Ask for an order to be cancelled, as its partner would; exit code 4 when it is too late.
+
+    Example: tutti order cancel ord_… --reason "ordered twice" --yes
+    """
+    ingress = _ingress(partner)
+    order = _order(ingress, partner, order_id)
+    if change.dry_run:
+        if as_json:
+            print_json({"would_cancel": order_id, "status": order["status"], "steps": order["steps"]})
+        else:
+            say(f"{order_id} would be asked to be cancelled; it is {order['status']}.")
+        return ExitCode.DONE
+    change.confirm(f"Cancel {order_id} of {partner}?")
+    missing = _missing(partner, order_id)
+    answer = ingress.answer("POST", f"/v1/orders/{order_id}/cancel", missing=missing, json={"reason": change.reason})
     if as_json:
-        print_json({"http_status": response.status_code, **(response.json() if response.content else {})})
-    unless_refused(response, _missing(partner, order_id))
+        print_json({"http_status": answer.status_code, **answer.json()})
+    else:
+        say(f"{order_id} is being cancelled; `tutti order watch {order_id}` shows how it ends")
+    return ExitCode.DONE
 
 
 def _print(order: Mapping[str, Any]) -> None:

@@ -3,23 +3,18 @@
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from infra.stack.cli.output import (
-    DONE,
-    SOME_FAILED,
-    addresses,
-    console,
-    fail,
-    print_json,
-    print_table,
-    request,
-    token_of_operator,
-)
 from infra.stack.cli.proof import KINDS, Doubt, Evidence, doubts, summary
-from infra.stack.cli.sagas import PAGE_MAX, url_of
+from infra.stack.cli.sagas import PAGE_MAX, SAGAS
+from infra.terminal.addresses import Addresses, read_addresses
+from infra.terminal.client import Client
+from infra.terminal.exit_codes import ExitCode
+from infra.terminal.failures import Failure
+from infra.terminal.operators import operator_of
+from infra.terminal.options import Json
+from infra.terminal.output import console, print_json, print_table
+from infra.terminal.speaking import speaks
 
 ROUNDS_MAX = 10
 PAUSE_SECONDS = 1.0
@@ -28,14 +23,13 @@ LETTERS_DAYS = 2
 RESOLVED = "resolved"
 
 
-def reconcile(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-) -> None:
+@speaks
+def reconcile(as_json: Json = False) -> ExitCode:
     """Prove that nothing is lost or doubled; exit code 1 and a list by id when something does not fit.
 
     Example: tutti reconcile --json
     """
-    document = proven(addresses())
+    document = proven(read_addresses())
     if as_json:
         print_json(document)
     else:
@@ -49,72 +43,63 @@ def reconcile(
         console.print(
             "[green]nothing is lost, nothing is doubled[/green]" if document["ok"] else "[red]something does not fit[/red]"
         )
-    raise typer.Exit(DONE if document["ok"] else SOME_FAILED)
+    return ExitCode.DONE if document["ok"] else ExitCode.SOME_FAILED
 
 
-def proven(found: Mapping[str, Any]) -> dict[str, Any]:
+def proven(addresses: Addresses) -> dict[str, Any]:
     """The document. Asks until nothing is in doubt, at most ten times: a message on its way fits a second later."""
     doubtful: list[Doubt] = []
-    evidence = gather(found)
+    evidence = gather(addresses)
     for _ in range(ROUNDS_MAX):
         doubtful = doubts(evidence)
         if not doubtful:
             break
         time.sleep(PAUSE_SECONDS)
-        evidence = gather(found)
+        evidence = gather(addresses)
         again = set(doubts(evidence))
         doubtful = [doubt for doubt in doubtful if doubt in again]
     return summary(evidence, doubtful)
 
 
-def gather(found: Mapping[str, Any]) -> Evidence:
+def gather(addresses: Addresses) -> Evidence:
     """Receivers are asked before senders would be wrong the other way round: a message counted as sent must be looked for later.
 
     So the senders' side (`emitted`) and the receivers' side come from each service's one snapshot, and a difference has to be
     seen in two rounds before it counts.
     """
-    token = token_of_operator(found)
-    facts = {name: _get(f"{url}/internal/reconcile", token) for name, url in found["services"].items()}
-    letters = _letters(found, token)
+    services = addresses.services()
+    token = operator_of(addresses).token
+    desk = Client(addresses.url("dead_letters"), token)
+    facts = {name: Client(url, token).ask("GET", "/internal/reconcile") for name, url in services.items()}
+    letters = _letters(desk)
     unresolved = [one for one in letters if one["state"] != RESOLVED]
     depths = {queue: depth for one in facts.values() for queue, depth in one.get("depths", {}).items()}
     return Evidence(
         facts=facts,
-        sagas=_sagas(found, token),
+        sagas=_all(Client(addresses.url("orchestrator"), token), SAGAS, "sagas", {}),
         letters=frozenset((one["queue"], one["message_id"]) for one in letters),
         dead=frozenset((one["queue"], one["message_id"]) for one in unresolved),
         dead_operations=frozenset(one["operation_id"] for one in unresolved if one["operation_id"]),
-        depths=depths | _get(f"{found['dead_letters']}/internal/dead-queues", token),
+        depths=depths | desk.ask("GET", "/internal/dead-queues"),
     )
 
 
-def _sagas(found: Mapping[str, Any], token: str) -> list[dict[str, Any]]:
-    return _all(url_of(found), token, "sagas", {})
-
-
-def _letters(found: Mapping[str, Any], token: str) -> list[dict[str, Any]]:
+def _letters(desk: Client) -> list[dict[str, Any]]:
     """Those that failed as long ago as the facts go back, and a day more for clocks that differ."""
     since = datetime.now(UTC) - timedelta(days=LETTERS_DAYS)
-    return _all(f"{found['dead_letters']}/internal/dead-letter-identities", token, "letters", {"since": since.isoformat()})
+    return _all(desk, "/internal/dead-letter-identities", "letters", {"since": since.isoformat()})
 
 
-def _all(url: str, token: str, name: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _all(client: Client, path: str, name: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Page after page of a list that is cut into pages by `after`."""
     rows: list[dict[str, Any]] = []
     after: Mapping[str, Any] = {}
     for _ in range(PAGES_MAX):
-        page = _get(url, token, {**parameters, "limit": PAGE_MAX, **after})
+        page = client.ask("GET", path, params={**parameters, "limit": PAGE_MAX, **after})
         rows += page[name]
         if page["after"] is None:
             break
         after = {"after": page["after"]}
     else:
-        fail(SOME_FAILED, f"more than {PAGE_MAX * PAGES_MAX} {name}; reconcile a shorter time")
+        raise Failure(f"more than {PAGE_MAX * PAGES_MAX} {name}; reconcile a shorter time")
     return rows
-
-
-def _get(url: str, token: str, parameters: Mapping[str, Any] | None = None) -> Any:
-    response = request("GET", url, token, params=parameters)
-    if response.is_error:
-        fail(SOME_FAILED, f"{url}: {response.status_code} {response.text[:300]}")
-    return response.json()

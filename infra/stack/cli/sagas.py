@@ -7,52 +7,50 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.stack.cli.output import (
-    REFUSED,
-    USAGE,
-    Json,
-    addresses,
-    console,
-    fail,
-    print_json,
-    print_table,
-    request,
-    token_of_operator,
-    unless_refused,
-)
+from infra.terminal.addresses import read_addresses
+from infra.terminal.changing import Change, changing
+from infra.terminal.client import Client
+from infra.terminal.exit_codes import ExitCode
+from infra.terminal.operators import Operator, operator_of
+from infra.terminal.options import Actor, Json, given
+from infra.terminal.output import console, print_json, print_table, say
+from infra.terminal.speaking import speaks
 
 app = typer.Typer(no_args_is_help=True, help="Processes: where each one is, what it waits for, and what was done.")
 BAR_WIDTH = 24
 PAGE_MAX = 1000
+SAGAS = "/internal/sagas"
 
 
-def url_of(found: Mapping[str, Any], path: str = "") -> str:
-    return f"{found['orchestrator']}/internal/sagas{path}"
+def _orchestrator() -> tuple[Client, Operator]:
+    addresses = read_addresses()
+    url = addresses.url("orchestrator")
+    operator = operator_of(addresses)
+    return Client(url, operator.token), operator
 
 
 @app.command("list")
+@speaks
 def list_sagas(
     state: Annotated[list[str] | None, typer.Option(help="Only these states, for example --state stuck.")] = None,
     partner: Annotated[str | None, typer.Option(help="Only this partner's.")] = None,
     workflow: Annotated[str | None, typer.Option(help="Only of this workflow.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=PAGE_MAX)] = 50,
     as_json: Json = False,
-) -> None:
+) -> ExitCode:
     """List processes, newest first. Example: tutti saga list --state stuck"""
-    found = addresses()
-    parameters: dict[str, Any] = {"limit": limit, "state": state or None, "partner": partner, "workflow": workflow}
-    response = request(
-        "GET", url_of(found), token_of_operator(found), params={k: v for k, v in parameters.items() if v is not None}
-    )
-    rows = unless_refused(response).json()["sagas"]
+    orchestrator, _ = _orchestrator()
+    asked: dict[str, Any] = {"limit": limit, "state": state or None, "partner": partner, "workflow": workflow}
+    rows = orchestrator.ask("GET", SAGAS, params={k: v for k, v in asked.items() if v is not None})["sagas"]
     if as_json:
         print_json(rows)
-        return
-    print_table(
-        f"{len(rows)} processes",
-        ("id", "workflow", "state", "subject", "partner", "started", "stuck"),
-        [(r["id"], _workflow(r), r["state"], r["subject"], r["partner"], r["started_at"], r["stuck"]) for r in rows],
-    )
+    else:
+        print_table(
+            f"{len(rows)} processes",
+            ("id", "workflow", "state", "subject", "partner", "started", "stuck"),
+            [(r["id"], _workflow(r), r["state"], r["subject"], r["partner"], r["started_at"], r["stuck"]) for r in rows],
+        )
+    return ExitCode.DONE
 
 
 def _workflow(document: Mapping[str, Any]) -> str:
@@ -60,50 +58,44 @@ def _workflow(document: Mapping[str, Any]) -> str:
 
 
 @app.command()
-def show(saga: str, as_json: Json = False) -> None:
+@speaks
+def show(saga: str, as_json: Json = False) -> ExitCode:
     """Show one process by its id or its order's id: timeline, what it waits for, what was undone."""
-    found = addresses()
-    document = unless_refused(request("GET", url_of(found, f"/{saga}"), token_of_operator(found))).json()
+    orchestrator, _ = _orchestrator()
+    document = orchestrator.ask("GET", f"{SAGAS}/{saga}")
     if as_json:
         print_json(document)
     else:
         print_timeline(document)
+    return ExitCode.DONE
 
 
 @app.command()
-def cancel(
-    saga: str,
-    reason: Annotated[str, typer.Option("--reason", help="Why; it stays in the history.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and change nothing.")] = False,
-    actor: Annotated[str, typer.Option("--actor", help="Who asks.")] = "admin",
-    as_json: Json = False,
-) -> None:
-    """Cancel a process: what it did is undone. Exit code 4 when it is past the pivot or finished."""
-    found = addresses()
-    token = token_of_operator(found)
+@speaks
+@given(change=changing)
+def cancel(change: Change, saga: str, actor: Actor = None, as_json: Json = False) -> ExitCode:
+    """Cancel a process: what it did is undone. Exit code 4 when it is past the pivot or finished.
+
+    Example: tutti saga cancel ord_… --reason "the buyer is bankrupt" --yes
+    """
+    orchestrator, operator = _orchestrator()
     # Looked at first: the orchestrator takes a cancellation before its start, and a slip of the pen is none.
-    document = unless_refused(request("GET", url_of(found, f"/{saga}"), token)).json()
-    if dry_run:
-        print_json({"would_cancel": saga, "state": document.get("state"), "steps": document.get("steps", [])})
-        return
-    confirm(yes, f"Cancel {saga} and undo what it did?")
-    response = request("POST", url_of(found, f"/{saga}/cancel"), token, json={"reason": reason, "actor": f"operator:{actor}"})
+    document = orchestrator.ask("GET", f"{SAGAS}/{saga}")
+    if change.dry_run:
+        if as_json:
+            print_json({"would_cancel": saga, "state": document.get("state"), "steps": document.get("steps", [])})
+        else:
+            say(f"{saga} would be cancelled; this is what it did so far:")
+            print_timeline(document)
+        return ExitCode.DONE
+    change.confirm(f"Cancel {saga} and undo what it did?")
+    asked = {"reason": change.reason, "actor": f"operator:{actor or operator.name}"}
+    answer = orchestrator.answer("POST", f"{SAGAS}/{saga}/cancel", json=asked)
     if as_json:
-        print_json({"http_status": response.status_code, **response.json()})
-    unless_refused(response)
-    if not as_json:
-        console.print(f"{saga} is being cancelled; `tutti saga show {saga}` shows what is undone")
-
-
-def confirm(yes: bool, question: str) -> None:
-    """Asks on a terminal; elsewhere `--yes` has to say so. Ends the command with 2 or 4 when it may not go on."""
-    if yes:
-        return
-    if not console.is_terminal:
-        fail(USAGE, "this changes something and nobody can be asked here; add --yes")
-    if not typer.confirm(question):
-        fail(REFUSED, "nothing was changed")
+        print_json({"http_status": answer.status_code, **answer.json()})
+    else:
+        say(f"{saga} is being cancelled; `tutti saga show {saga}` shows what is undone")
+    return ExitCode.DONE
 
 
 def print_timeline(document: Mapping[str, Any]) -> None:

@@ -1,65 +1,68 @@
-"""`tutti up|down|status|doctor|reset|logs`: the private stack on this machine."""
+"""`tutti up|down|status|doctor|reset|logs`: the private stack on this machine.
+
+Unlike what changes orders, none of these wants a reason: there is no history that would keep it, `tutti reset` deletes what there
+is. `up` and `down` also do not ask, since data persist and either takes back the other.
+"""
 
 import sys
 from typing import Annotated
 
 import typer
 
-from infra.stack.cli.output import (
-    DONE,
-    NOTHING_MATCHED,
-    REFUSED,
-    SOME_FAILED,
-    USAGE,
-    Json,
-    console,
-    fail,
-    print_json,
-    print_table,
-)
 from infra.stack.local import doctor as examination
 from infra.stack.local import stack
-from infra.stack.local.home import AlreadyRunning, LocalError, open_home
+from infra.stack.local.home import AlreadyRunning, Home, LocalError, open_home
 from infra.stack.local.logs import Terminal
 from infra.stack.local.platform import Options, bring_up
 from infra.stack.local.supervisor import Supervisor
+from infra.terminal.changing import confirm
+from infra.terminal.exit_codes import ExitCode
+from infra.terminal.failures import Misused, NotFound
+from infra.terminal.options import DryRun, Json, Yes
+from infra.terminal.output import print_json, print_table, say
+from infra.terminal.speaking import speaks
 
 UP_SECONDS_MAX = 300.0
 
 
+@speaks
 def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return when everything is ready; `tutti down` stops it.")] = False,
     separate: Annotated[bool, typer.Option("--separate", help="Each service in a process of its own.")] = False,
     empty: Annotated[bool, typer.Option("--empty", help="Do not load the sample company.")] = False,
-) -> None:
+    as_json: Json = False,
+) -> ExitCode:
     """Start the private stack and stay (Ctrl-C stops it), or return with --detach. Data persist in .tutti.
 
     Example: tutti up --detach
     """
+    if as_json and not detach:
+        raise Misused("a stack that stays shows what its processes say; --json wants --detach")
     home = open_home()
     if detach:
-        flags = [*(["--separate"] if separate else []), *(["--empty"] if empty else [])]
-        try:
-            if stack.status(home)["state"] != "down":
-                raise AlreadyRunning(f"the stack of {home.path} runs already; `tutti status` shows it, `tutti down` ends it")
-            stack.start_detached(home, [sys.executable, "-m", "infra.stack.cli.main", "up", *flags], UP_SECONDS_MAX)
-        except LocalError as error:
-            fail(SOME_FAILED, str(error))
-        _address_table()
-        return
+        _start_detached(home, [*(["--separate"] if separate else []), *(["--empty"] if empty else [])])
+        if as_json:
+            print_json(stack.status(home))
+        else:
+            _address_table(home)
+        return ExitCode.DONE
 
     async def everything(supervisor: Supervisor) -> None:
         await bring_up(home, supervisor, Options(separate=separate, empty=empty))
-        _address_table()
+        _address_table(home)
 
-    try:
-        stack.supervise(home, everything, Terminal())
-    except LocalError as error:
-        fail(SOME_FAILED, str(error))
+    stack.supervise(home, everything, Terminal())
+    return ExitCode.DONE
 
 
-def _address_table() -> None:
-    found = open_home().addresses()
+def _start_detached(home: Home, flags: list[str]) -> None:
+    if stack.status(home)["state"] != "down":
+        raise AlreadyRunning(f"the stack of {home.path} runs already; `tutti status` shows it, `tutti down` ends it")
+    stack.start_detached(home, [sys.executable, "-m", "infra.stack.cli.main", "up", *flags], UP_SECONDS_MAX)
+
+
+def _address_table(home: Home) -> None:
+    found = home.addresses()
     rows = [
         ("partner HTTP", found["ingress"], f"curl -H 'Authorization: Bearer KEY' {found['ingress']}/v1/orders"),
         ("orchestrator", found["orchestrator"], "tutti saga list"),
@@ -67,18 +70,21 @@ def _address_table() -> None:
         ("carrier simulator", found["carrier"], f"curl {found['carrier']}/effects"),
     ]
     print_table("The stack is up. Data persist until `tutti reset`.", ("what", "address", "try"), rows)
-    console.print(f"Keys, tokens and broker users: {open_home().addresses_file} (mode 0600)", soft_wrap=True)
+    say(f"Keys, tokens and broker users: {home.addresses_file} (mode 0600)")
 
 
-def down() -> None:
+@speaks
+def down(as_json: Json = False) -> ExitCode:
     """Stop the stack, whoever started it and whatever was killed before; no process is left."""
-    try:
-        stack.down(open_home())
-    except LocalError as error:
-        fail(SOME_FAILED, str(error))
+    home = open_home()
+    stack.down(home)
+    if as_json:
+        print_json(stack.status(home))
+    return ExitCode.DONE
 
 
-def status(as_json: Json = False) -> None:
+@speaks
+def status(as_json: Json = False) -> ExitCode:
     """Show each process. Works also while broker or database are down. Exit code 1 unless everything is up."""
     document = stack.status(open_home())
     if as_json:
@@ -87,11 +93,12 @@ def status(as_json: Json = False) -> None:
         rows = [(row["name"], row["pid"], row["state"], row["restarts"], row["port"]) for row in document["processes"]]
         print_table(f"state: {document['state']}", ("name", "pid", "state", "restarts", "port"), rows)
         if document["state"] == "down":
-            console.print("Start it with `tutti up`.")
-    raise typer.Exit(DONE if document["state"] == "up" else SOME_FAILED)
+            say("Start it with `tutti up`.")
+    return ExitCode.DONE if document["state"] == "up" else ExitCode.SOME_FAILED
 
 
-def doctor(as_json: Json = False) -> None:
+@speaks
+def doctor(as_json: Json = False) -> ExitCode:
     """Check versions, disk, ports, servers and left-overs; each finding comes with the command that mends it."""
     findings = examination.examine(open_home())
     if as_json:
@@ -99,37 +106,43 @@ def doctor(as_json: Json = False) -> None:
     else:
         rows = [("ok" if one.ok else "MEND", one.name, one.detail, "" if one.ok else one.remedy) for one in findings]
         print_table("doctor", ("", "what", "found", "what to do"), rows)
-    raise typer.Exit(DONE if all(one.ok for one in findings) else SOME_FAILED)
+    return ExitCode.DONE if all(one.ok for one in findings) else ExitCode.SOME_FAILED
 
 
-def reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+@speaks
+def reset(yes: Yes = False, dry_run: DryRun = False, as_json: Json = False) -> ExitCode:
     """Stop the stack and delete its data: every order, key and log in .tutti."""
     home = open_home()
-    if not yes and not sys.stdin.isatty():
-        fail(USAGE, f"this deletes everything in {home.path}; say so with --yes")
-    if not yes and not typer.confirm(f"Delete everything in {home.path}?"):
-        fail(REFUSED, "nothing was deleted")
-    try:
+    if not dry_run:
+        confirm(f"Delete everything in {home.path}?", yes=yes, as_json=as_json)
         stack.reset(home)
-    except LocalError as error:
-        fail(SOME_FAILED, str(error))
+    if as_json:
+        print_json({"home": str(home.path), "dry_run": dry_run})
+    elif dry_run:
+        say(f"everything in {home.path} would be deleted")
+    return ExitCode.DONE
 
 
+@speaks
 def logs(
     name: Annotated[str | None, typer.Argument(help="A process; without it their names are shown.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with each new line.")] = False,
     last: Annotated[int, typer.Option("--last", "-n", help="How many lines from the end.")] = 200,
-) -> None:
+    as_json: Json = False,
+) -> ExitCode:
     """Show a process's log. Example: tutti logs orchestrator -f"""
+    if as_json and follow:
+        raise Misused("a log that goes on is never a whole document; leave out --json or --follow")
     home = open_home()
-    if name is None:
-        for known in stack.log_names(home):
-            print(known)
-        return
     try:
-        for line in stack.log_lines(home, name, last, follow):
-            print(line)
+        lines = stack.log_names(home) if name is None else stack.log_lines(home, name, last, follow)
+        if as_json:
+            print_json(list(lines))
+        else:
+            for line in lines:
+                print(line)
     except LocalError as error:
-        fail(NOTHING_MATCHED, str(error))
+        raise NotFound(str(error)) from error
     except KeyboardInterrupt:
-        return
+        pass
+    return ExitCode.DONE

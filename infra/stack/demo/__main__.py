@@ -14,7 +14,8 @@ from rich.console import Console
 
 from infra.stack.demo.story import Story, StoryFailed
 from infra.stack.local import stack
-from infra.stack.local.home import Home, LocalError, open_home
+from infra.stack.local.home import Home, open_home
+from infra.terminal.failures import Failure
 
 UP_SECONDS_MAX = 240.0
 DOWN_SECONDS_MAX = 60.0
@@ -32,7 +33,7 @@ def main() -> int:
             console.print(f"\nThe demo took {time.monotonic() - began:.0f} s.")
             if keep:
                 _say_how_to_go_on(home)
-    except (LocalError, StoryFailed) as error:
+    except (Failure, StoryFailed) as error:
         console.print(f"\n[red]The demo failed:[/red] {error}", highlight=False)
         return 1
     except KeyboardInterrupt:

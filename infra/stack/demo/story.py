@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from infra.stack.cli.output import token_of_operator
 from infra.stack.cli.reconcile import proven
 from infra.stack.cli.sagas import print_timeline
 from infra.stack.demo.tpch import DemoData, generate
@@ -24,6 +23,8 @@ from infra.stack.local import stack
 from infra.stack.local.home import Home
 from infra.stack.local.publishing import Fact, connected
 from infra.stack.local.sample import until_handled
+from infra.terminal.addresses import read_addresses
+from infra.terminal.operators import operator_of
 
 ORDERS: Final = 200
 ORDERS_UNDER_FIRE: Final = 150
@@ -46,7 +47,7 @@ class Story:
         self._home = home
         self._console = console
         self._found: Mapping[str, Any] = home.addresses()
-        self._token = token_of_operator(self._found)
+        self._token = operator_of(read_addresses(home.path)).token
         self._mark = f"TPCH-{int(time.time())}"
         self._posted: list[dict[str, Any]] = []
         self._http = httpx2.AsyncClient(timeout=REQUEST_SECONDS_MAX, trust_env=False)
@@ -176,7 +177,7 @@ class Story:
 
     async def _prove(self) -> None:
         self._act("6. The proof", "`tutti reconcile` asks every process what it sent, received, holds and did, and compares.")
-        document = await asyncio.to_thread(proven, self._found)
+        document = await asyncio.to_thread(proven, read_addresses(self._home.path))
         states = ", ".join(f"{count} {state}" for state, count in document["in"].items())
         self._console.print(f"  {document['orders']} orders: {states}")
         doubts = {

@@ -11,9 +11,6 @@ from urllib.parse import unquote, urlsplit
 
 from tenacity import stop_after_delay, wait_fixed
 
-# Used by each command for its exit code; the same numbers as those of `tutti` and `dlq`.
-DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 5
-
 MANAGEMENT_URL = "TUTTI_MANAGEMENT_URL"
 DATABASE_URL = "TUTTI_DATABASE_URL"
 

@@ -19,6 +19,7 @@ from infra.stack.jobs.environment import DATABASE_URL, SettingsError
 from infra.stack.local import sample
 from infra.stack.local.platform import PARTNERS
 from infra.stack.local.publishing import NotPublished
+from infra.terminal.exit_codes import ExitCode
 from services.ingress.adapters.partners import KeyRefused, create_partner, issue_key
 
 INGRESS_URL = environment.database_url_of("ingress")
@@ -43,7 +44,7 @@ async def install(given: Mapping[str, str]) -> None:
     await sample.load(given[ERP_URL], given[WMS_URL], given[DATABASE_URL])
 
 
-def main() -> int:
+def main() -> ExitCode:
     """The command; returns its exit code and logs what happened."""
     logs.configure("sample")
     log = structlog.get_logger()
@@ -51,15 +52,15 @@ def main() -> int:
         asyncio.run(install(environment.read([DATABASE_URL, INGRESS_URL, PEPPER, ERP_URL, WMS_URL, *API_KEYS.values()])))
     except SettingsError as error:
         log.error("settings_refused", problem=str(error))
-        return environment.USAGE
+        return ExitCode.USAGE
     except (OSError, TimeoutError) as error:
         log.error("unreachable", problem=str(error) or type(error).__name__)
-        return environment.UNREACHABLE
+        return ExitCode.UNREACHABLE
     except (KeyRefused, NotPublished) as error:
         log.error("sample_refused", problem=str(error))
-        return environment.FAILED
+        return ExitCode.SOME_FAILED
     log.info("sample_loaded", partners=len(PARTNERS))
-    return environment.DONE
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

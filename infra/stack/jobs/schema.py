@@ -20,6 +20,7 @@ from infra.chassis.schema import upgrade
 from infra.stack.jobs import environment
 from infra.stack.jobs.environment import DATABASE_URL, SERVER_STOP, SERVER_WAIT, SettingsError
 from infra.stack.local.layout import PACKAGES
+from infra.terminal.exit_codes import ExitCode
 
 DATABASE_URLS = {service: environment.database_url_of(service) for service in PACKAGES}
 ANSWER_SECONDS_MAX = 5.0
@@ -56,7 +57,7 @@ async def until_ready(url: str) -> None:
     await connection.close()
 
 
-def main() -> int:
+def main() -> ExitCode:
     """The command; returns its exit code and logs what happened."""
     logs.configure("schema")
     log = structlog.get_logger()
@@ -64,19 +65,19 @@ def main() -> int:
         asyncio.run(install(environment.read([DATABASE_URL, *DATABASE_URLS.values()])))
     except SettingsError as error:
         log.error("settings_refused", problem=str(error))
-        return environment.USAGE
+        return ExitCode.USAGE
     except UNREACHABLE as error:
         log.error("database_unreachable", problem=str(error), seconds=environment.SERVER_SECONDS_MAX)
-        return environment.UNREACHABLE
+        return ExitCode.UNREACHABLE
     except asyncpg.PostgresError as error:
         log.error("schema_refused", problem=str(error))
-        return environment.FAILED
+        return ExitCode.SOME_FAILED
     except DBAPIError as error:
         # Not the statement with it: that of a role has its password in it.
         log.error("schema_refused", problem=str(error.orig))
-        return environment.FAILED
+        return ExitCode.SOME_FAILED
     log.info("schemas_upgraded", services=len(PACKAGES))
-    return environment.DONE
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

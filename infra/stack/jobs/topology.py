@@ -17,6 +17,7 @@ from infra.broker import topology
 from infra.chassis import logs
 from infra.stack.jobs import environment
 from infra.stack.jobs.environment import MANAGEMENT_URL, SERVER_STOP, SERVER_WAIT, SettingsError
+from infra.terminal.exit_codes import ExitCode
 
 BROKER_URLS = {user: environment.broker_url_of(user) for user in topology.USERS}
 ANSWER_SECONDS_MAX = 5.0
@@ -57,7 +58,7 @@ def until_ready(management_url: str) -> None:
         raise NotReadyError(f"the broker is not ready: {answer.status_code}")
 
 
-def main() -> int:
+def main() -> ExitCode:
     """The command; returns its exit code and logs what happened."""
     logs.configure("topology")
     log = structlog.get_logger()
@@ -65,15 +66,15 @@ def main() -> int:
         queues = install(environment.read([MANAGEMENT_URL, *BROKER_URLS.values()]))
     except SettingsError as error:
         log.error("settings_refused", problem=str(error))
-        return environment.USAGE
+        return ExitCode.USAGE
     except (NotReadyError, httpx2.TransportError) as error:
         log.error("broker_unreachable", problem=str(error), seconds=environment.SERVER_SECONDS_MAX)
-        return environment.UNREACHABLE
+        return ExitCode.UNREACHABLE
     except topology.TopologyError as error:
         log.error("topology_refused", problem=str(error))
-        return environment.FAILED
+        return ExitCode.SOME_FAILED
     log.info("topology_applied", users=len(topology.USERS), queues=queues)
-    return environment.DONE
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

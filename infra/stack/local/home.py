@@ -15,6 +15,9 @@ from typing import Any
 
 import psutil
 
+from infra.terminal.addresses import ADDRESSES_FILE, home_path, read_addresses
+from infra.terminal.failures import Failure
+
 # Below the range from which Linux hands out ports for outgoing connections (32768 and up), so that a
 # remembered port is not taken by some short-lived client while the stack is down.
 CHOSEN_PORTS = range(20_000, 32_000)
@@ -23,7 +26,7 @@ PORT_ATTEMPTS = 200
 START_TIME_TOLERANCE_SECONDS = 2.0
 
 
-class LocalError(Exception):
+class LocalError(Failure):
     """Something about this machine that the user can put right; the message says what and how."""
 
 
@@ -81,7 +84,7 @@ class Home:
 
     @property
     def addresses_file(self) -> Path:
-        return self.path / "addresses.json"
+        return self.path / ADDRESSES_FILE
 
     @property
     def status_file(self) -> Path:
@@ -135,7 +138,7 @@ class Home:
 
     def addresses(self) -> dict[str, Any]:
         """What addresses.json says; empty when there is none yet."""
-        return read_json(self.addresses_file)
+        return dict(read_addresses(self.path).document)
 
     def write_addresses(self, addresses: Mapping[str, Any]) -> None:
         """Replaces addresses.json (mode 0600) in one step: readers see the old or the new document, whole."""
@@ -190,12 +193,11 @@ class Home:
 
 
 def open_home(path: Path | None = None) -> Home:
-    """The home at `path`, else at TUTTI_HOME, else `.tutti` in the project; created (mode 0700) when missing.
+    """The home at `path`, otherwise where `home_path` says; created (mode 0700) when missing.
 
     Raises LocalError when it cannot be written to.
     """
-    chosen = path or Path(os.environ.get("TUTTI_HOME") or Path(__file__).parents[3] / ".tutti")
-    resolved = chosen.expanduser().resolve()
+    resolved = (path or home_path()).expanduser().resolve()
     try:
         resolved.mkdir(mode=0o700, parents=True, exist_ok=True)
         home = Home(resolved)
