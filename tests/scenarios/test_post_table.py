@@ -1,4 +1,4 @@
-"""Every row of the POST table in docs/public-face.md, section 2, by a client that shares no code with the server.
+"""Every row of the POST table in docs/partners.md, which docs/public-face.md fixes, by a client that shares no code with the server.
 
 The rows about limits are in test_limits.py.
 """
