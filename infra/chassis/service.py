@@ -1,4 +1,4 @@
-"""The vocabulary in which a service says what it reacts to. It decides; the loop (batch.py) does everything else.
+"""The vocabulary in which a service says what it reacts to. It decides; the loop (batch/batch.py) does everything else.
 
 A service supplies pure decisions and bulk loading and saving. It cannot publish, commit or acknowledge, and so cannot do
 these in the wrong order; nor does any of its lines deal with duplicates, retries or dead letters.

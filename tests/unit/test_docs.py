@@ -1,10 +1,15 @@
-"""What the pages say exists: links, paths, commands with their options, messages, examples."""
+"""What pages and modules say exists: links, paths, commands with their options, messages, examples.
 
+A module's docstring is read like a page, since nothing else would notice that it speaks of what is gone.
+"""
+
+import ast
+import importlib.util
 import json
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +25,19 @@ from services.ingress.http.openapi import ORDER_EXAMPLE
 from services.ingress.intake import read_order
 
 PROJECT = Path(__file__).parents[2]
+FOLDERS = ("contracts", "docs", "dlq-tools", "infra", "orchestrator", "services", "tests")
+PRODUCT = ("contracts", "dlq-tools", "infra", "orchestrator", "services")
 PAGES = sorted(
-    page for kind in ("*.md", "docs/**/*.md", "services/*/README.md", "orchestrator/README.md") for page in PROJECT.glob(kind)
+    {page for kind in ("*.md", "docs/**/*.md", *(f"{folder}/**/README.md" for folder in PRODUCT)) for page in PROJECT.glob(kind)}
 )
+MODULES = sorted(module for folder in PRODUCT for module in (PROJECT / folder).rglob("*.py"))
 PAGE_IDS = [str(page.relative_to(PROJECT)) for page in PAGES]
 TARGETS = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
+PYTHON = re.compile(r"(\.venv/bin/)?python3?")
 PROGRAMS: dict[str, Any] = {"tutti": typer.main.get_command(tutti), "dlq": typer.main.get_command(dlq)}
-FOLDERS = ("contracts", "docs", "dlq-tools", "infra", "orchestrator", "services", "tests")
+OPTION = re.compile(r"--?[a-z]")
+MESSAGE = re.compile(rf"\b(?:{'|'.join(sorted({name.split('.')[0] for name in REGISTRY}))})\.[a-z-]+\.v[0-9]+\b")
+PATH = re.compile(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w./*{{}}-]*[\w/*}}]")
 # Words in capitals stand for something, as in `services/NAME/migrations/`; `notification` is the example of CONTRIBUTING.
 PLACEHOLDER = re.compile(r"[A-Z]{3,}|vN|\bN\b|[*…{}]|\.\.\.|/notification\b")
 
@@ -41,7 +52,7 @@ def code(text: str) -> Iterator[str]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Calls of make, tutti and dlq, as words."""
+    """Calls of make, tutti, dlq and `python -m`, as words."""
     for line in code(text):
         for part in re.split(r"&&|;|\||\s#\s|&\s*$", line.split("  #")[0]):
             try:
@@ -53,14 +64,20 @@ def commands(text: str) -> Iterator[list[str]]:
                 words.pop(0)
             if len(words) > 1 and words[0].removeprefix(".venv/bin/") in ("make", *PROGRAMS):
                 yield [words[0].removeprefix(".venv/bin/"), *words[1:]]
+            if len(words) > 2 and PYTHON.fullmatch(words[0]) and words[1] == "-m":
+                yield ["python -m", *words[2:]]
 
 
 def problem(words: list[str]) -> str | None:
     """What does not exist in this command."""
     program, *rest = words
+    if missing := missing_paths(filter(PATH.fullmatch, rest), PROJECT):
+        return f"no file {missing[0]}"
     if program == "make":
         target = rest[0]
         return None if target in TARGETS else f"no target {target}"
+    if program == "python -m":
+        return problem_of_module(rest)
     command = PROGRAMS[program]
     while rest and hasattr(command, "commands"):
         name = rest.pop(0)
@@ -68,8 +85,42 @@ def problem(words: list[str]) -> str | None:
             return f"no command {name}"
         command = command.commands[name]
     options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-    unknown = [word for word in rest if re.match(r"--?[a-z]", word) and word.split("=")[0] not in options]
+    unknown = [word for word in rest if OPTION.match(word) and word.split("=")[0] not in options]
     return f"no option {unknown[0]}" if unknown else None
+
+
+def problem_of_module(words: list[str]) -> str | None:
+    """What does not exist in a call of a module. Options are looked for where argparse spells them, in our own modules only."""
+    name, *rest = words
+    if PLACEHOLDER.search(name):
+        return None
+    spec = importlib.util.find_spec(name) if importlib.util.find_spec(name.split(".")[0]) else None
+    if spec is not None and spec.submodule_search_locations is not None:
+        spec = importlib.util.find_spec(f"{name}.__main__")
+    if spec is None or spec.origin is None:
+        return f"no module {name} that can be run"
+    file = Path(spec.origin)
+    ours = file.is_relative_to(PROJECT) and ".venv" not in file.parts
+    unknown = [word for word in rest if ours and OPTION.match(word) and f'"{word.split("=")[0]}"' not in file.read_text()]
+    return f"no option {unknown[0]}" if unknown else None
+
+
+def docstring(module: Path) -> str:
+    return ast.get_docstring(ast.parse(module.read_text())) or ""
+
+
+def missing_paths(words: Iterable[str], own: Path) -> list[str]:
+    """Paths that lead nowhere, from the project's root or the page's own folder."""
+    return [word for word in words if not PLACEHOLDER.search(word) and not any((at / word).exists() for at in (PROJECT, own))]
+
+
+def unknown_messages(text: str) -> set[str]:
+    return set(MESSAGE.findall(text)) - set(REGISTRY)
+
+
+def wrong_commands(text: str) -> list[tuple[str, str]]:
+    found = [(" ".join(words), problem(words)) for words in commands(text)]
+    return [(command, wrong) for command, wrong in found if wrong]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
@@ -83,18 +134,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
 def test_paths_exist(page: Path) -> None:
     named = [word for span in re.findall(r"`([^`\n]+)`", page.read_text()) for word in span.split()]
-    paths = [
-        word for word in named if word.startswith(tuple(f"{folder}/" for folder in FOLDERS)) and not PLACEHOLDER.search(word)
-    ]
+    paths = [word for word in named if PATH.match(word) or (page.name == "README.md" and word.endswith(".py"))]
 
-    assert [path for path in paths if not (PROJECT / path).exists()] == []
+    assert missing_paths(paths, page.parent) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
 def test_commands_exist_with_their_options(page: Path) -> None:
-    found = [(" ".join(words), problem(words)) for words in commands(page.read_text())]
-
-    assert [(command, wrong) for command, wrong in found if wrong] == []
+    assert wrong_commands(page.read_text()) == []
 
 
 def test_the_readme_names_commands_that_this_test_sees() -> None:
@@ -103,17 +150,36 @@ def test_the_readme_names_commands_that_this_test_sees() -> None:
     assert {"make demo", "make test", "tutti up", "tutti reconcile", "dlq list"} <= set(seen)
 
 
-@pytest.mark.parametrize("words", [["make", "tea"], ["tutti", "brew"], ["tutti", "saga", "brew"], ["dlq", "list", "--milk"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["make", "tea"],
+        ["tutti", "brew"],
+        ["tutti", "saga", "brew"],
+        ["dlq", "list", "--milk"],
+        ["python -m", "infra.tea"],
+        ["python -m", "infra.stack.local.servers", "--milk"],
+    ],
+)
 def test_a_command_that_does_not_exist_is_noticed(words: list[str]) -> None:
     assert problem(words) is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
 def test_messages_that_a_page_names_are_registered(page: Path) -> None:
-    owners = "|".join(sorted({name.split(".")[0] for name in REGISTRY}))
-    named = set(re.findall(rf"\b(?:{owners})\.[a-z-]+\.v[0-9]+\b", page.read_text()))
+    assert unknown_messages(page.read_text()) == set()
 
-    assert named - set(REGISTRY) == set()
+
+def test_what_modules_say_of_themselves_exists() -> None:
+    found: dict[str, list[object]] = {}
+    for module in MODULES:
+        text = docstring(module)
+        paths = {*PATH.findall(text), *re.findall(r"[\w/.-]+\.py\b", text)}
+        wrong = [*missing_paths(paths, module.parent), *wrong_commands(text), *unknown_messages(text)]
+        if wrong:
+            found[str(module.relative_to(PROJECT))] = wrong
+
+    assert found == {}
 
 
 def test_the_list_of_messages_is_that_of_the_registry() -> None:

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the given service's migrations on the connection that schema.py hands over."""
+"""Alembic's entry: runs the given service's migrations on the connection that infra/chassis/schema.py hands over."""
 
 from alembic import context
 
