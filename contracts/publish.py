@@ -97,7 +97,7 @@ def _without_id(schema: Any) -> Any:
     return {key: value for key, value in schema.items() if key != "$id"} if isinstance(schema, dict) else schema
 
 
-# Keywords that jsoncompat 0.3.1 does not weigh (found with the pairs of ../shared/data/schema-compat): any change of them counts.
+# Keywords that jsoncompat 0.3.1 does not weigh (tests/unit/contracts/test_publish.py): any change of them counts.
 UNWEIGHED: Final = (
     "pattern",
     "format",
