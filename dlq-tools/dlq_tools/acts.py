@@ -84,10 +84,10 @@ async def replay(
     # Their new replay counts go into the messages.
     await postgres.update_lives(connection, kept)
     rows: list[OutboxRow] = []
-    for original in await postgres.originals(connection, [letter.id for letter in kept]):
-        row = replay_row(original)
+    for replayable in await postgres.replayables(connection, [letter.id for letter in kept]):
+        row = replay_row(replayable)
         if isinstance(row, Refused):
-            refused.append((original.id, row.reason))
+            refused.append((replayable.id, row.reason))
         else:
             rows.append(row)
     unsendable = {letter_id for letter_id, _ in refused}

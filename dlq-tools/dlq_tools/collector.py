@@ -23,6 +23,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from sqlalchemy.exc import SQLAlchemyError
 from yarl import URL
 
+from contracts.deadletters.record import unknown_original
 from contracts.deadletters.v1 import DeadLetterOpened
 from contracts.message import owner_of
 from contracts.registry import FAILURE_DESK, queues
@@ -275,7 +276,7 @@ def _bare(letter: Letter, error: Exception) -> Letter:
     return replace(
         letter, type="", message_id="", source=None, correlation_id="", operation_id=None, subject="", partner_id=None,
         identity=(), error_class="UnstorableFailure", error=f"its record could not be stored: {type(error).__name__}", trace="",
-        service_version="", original='{"headers": {}, "headers_cut": "its record could not be stored"}',
+        service_version="", original=unknown_original("its record could not be stored"),
     )  # fmt: skip
 
 

@@ -13,18 +13,18 @@ from hashlib import sha256
 from typing import Any, Final
 
 from contracts import operation_id
+from contracts.deadletters import record
+from contracts.deadletters.lenient import count, printable_headers
+from contracts.deadletters.record import FAILURE_HEADER, ORIGINAL_HEADER, Original, Reading
+from contracts.deadletters.replay import REPLAY_HEADER, Replay
 from contracts.message import owner_of
 from contracts.registry import FAILURE_DESK, SERVICES
 from dlq_tools.signatures import Signature, sign
-from infra.chassis.dead_letters import ERROR_LENGTH_MAX, ORIGINAL_BYTES_MAX, TRACE_BYTES_MAX
-from infra.chassis.decoding import REPLAY_HEADER, dead_letter_id, printable_headers
 
 NAME_LENGTH_MAX: Final = 255
-COUNT_MAX: Final = 2**31 - 1
-KINDS: Final = frozenset({"permanent", "transient", "crash-loop"})
-FAILURE_HEADER: Final = "x-failure"
-ORIGINAL_HEADER: Final = "x-original"
+ORIGINAL_LENGTH_MAX: Final = 2 * record.ORIGINAL_BYTES_MAX
 DEATH_HEADER: Final = "x-death"
+DELIVERIES_HEADER: Final = "x-delivery-count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,45 +91,45 @@ def read(found: Found, now: datetime) -> Letter:
     """The record of any message whatsoever."""
     if found.sender != owner_of(found.queue) or DEATH_HEADER in found.headers or FAILURE_HEADER not in found.headers:
         return _from_broker(found, now)
-    failure = _object(found.headers[FAILURE_HEADER])
-    if failure is None:
-        return _unreadable(found, now)
-    return _from_loop(found, failure, now)
+    reading = record.read(found.headers)
+    if FAILURE_HEADER in reading.unreadable:
+        return _unreadable(found, reading, now)
+    return _from_loop(found, reading, now)
 
 
-def _from_loop(found: Found, failure: Mapping[str, Any], now: datetime) -> Letter:
-    identity = _identity(failure.get("identity")) or _identity_of_body(found)
-    kind = failure.get("kind")
-    last = _moment(failure.get("last_failed_at"), now)
+def _from_loop(found: Found, reading: Reading, now: datetime) -> Letter:
+    told, failure = reading.record, reading.record.failure
+    identity = tuple(_text(part, 4 * NAME_LENGTH_MAX) for part in told.identity[:10]) or _identity_of_body(found)
+    last = failure.last_failed_at or now
     return Letter(
         key="loop:" + _digest(found, _text(found.message_id)),
-        id=_text(failure.get("id")) or dead_letter_id(identity),
+        id=_text(told.id) or record.dead_letter_id(identity),
         identity=identity,
         queue=found.queue,
-        type=_text(failure.get("type")),
-        message_id=_text(failure.get("message_id")),
-        source=_text(failure.get("source")) or None,
-        correlation_id=_text(failure.get("correlation_id")),
-        operation_id=_text(failure.get("operation_id")) or None,
-        subject=_text(failure.get("subject")),
-        partner_id=_text(failure.get("partner_id")) or None,
-        kind=kind if isinstance(kind, str) and kind in KINDS else "permanent",
-        error_class=_text(failure.get("error_class")) or "Unknown",
-        error=_text(failure.get("error"), ERROR_LENGTH_MAX),
-        trace=_text(failure.get("trace"), TRACE_BYTES_MAX),
-        attempts=_count(failure.get("attempts"), least=1),
-        first_failed_at=_moment(failure.get("first_failed_at"), last),
+        type=_text(told.type),
+        message_id=_text(told.message_id),
+        source=_text(told.source) or None,
+        correlation_id=_text(told.correlation_id),
+        operation_id=_text(told.operation_id) or None,
+        subject=_text(told.subject),
+        partner_id=_text(told.partner_id) or None,
+        kind=failure.kind,
+        error_class=_text(failure.error_class) or "Unknown",
+        error=_text(failure.error, record.ERROR_LENGTH_MAX),
+        trace=_text(failure.trace, record.TRACE_BYTES_MAX),
+        attempts=failure.attempts,
+        first_failed_at=failure.first_failed_at or last,
         last_failed_at=last,
-        replay=_count(failure.get("replay")),
-        revision=_count(failure.get("revision")),
-        service=_text(failure.get("service")),
-        service_version=_text(failure.get("service_version")),
-        original=_original(found.headers.get(ORIGINAL_HEADER)),
+        replay=told.replay,
+        revision=told.revision,
+        service=_text(told.service),
+        service_version=_text(told.service_version),
+        original=_original_told(reading),
         body=found.body,
     )
 
 
-def _unreadable(found: Found, now: datetime) -> Letter:
+def _unreadable(found: Found, reading: Reading, now: datetime) -> Letter:
     """The loop sent it, but its record of the failure cannot be read: the bytes are safe, the reason is in the service's log."""
     return _without_record(
         found,
@@ -138,7 +138,7 @@ def _unreadable(found: Found, now: datetime) -> Letter:
         error_class="UnreadableFailure",
         error=f"the {FAILURE_HEADER} header of {found.sender} cannot be read; the log of {found.sender} has the failure",
         attempts=1,
-        original=_original(found.headers.get(ORIGINAL_HEADER)),
+        original=_original_told(reading),
     )
 
 
@@ -149,24 +149,25 @@ def _from_broker(found: Found, now: datetime) -> Letter:
     keys = death.get("routing-keys")
     routing_key = _text(keys[0]) if isinstance(keys, list) and keys else ""
     at = death.get("time")
-    original = {
-        "content_type": _text(found.content_type) or None,
-        "content_encoding": _text(found.content_encoding) or None,
-        "message_id": _text(found.message_id) or None,
-        "type": _text(found.type) or None,
-        "user_id": _text(found.sender) or None,
-        "exchange": _text(death.get("exchange")),
-        "routing_key": routing_key,
-        "deliveries": _count(found.headers.get("x-delivery-count")),
-    }
+    original = Original(
+        content_type=_text(found.content_type) or None,
+        content_encoding=_text(found.content_encoding) or None,
+        message_id=_text(found.message_id) or None,
+        type=_text(found.type) or None,
+        user_id=_text(found.sender) or None,
+        exchange=_text(death.get("exchange")),
+        routing_key=routing_key,
+        deliveries=count(found.headers.get(DELIVERIES_HEADER)) or 0,
+        headers=printable_headers(found.headers),
+    )
     return _without_record(
         found,
         at.astimezone(UTC) if isinstance(at, datetime) else now,
         kind="broker",
         error_class=_class_of(reason),
         error=f"the broker gave it up ({reason}); the log of {owner_of(found.queue)} says why its process did not handle it",
-        attempts=max(_count(original["deliveries"]), 1),
-        original=_original({**original, "headers": printable_headers(found.headers)}),
+        attempts=max(original.deliveries, 1),
+        original=_stored(original),
     )
 
 
@@ -174,11 +175,11 @@ def _without_record(
     found: Found, at: datetime, *, kind: str, error_class: str, error: str, attempts: int, original: str
 ) -> Letter:
     identity = _identity_of_body(found)
-    replayed, count = _replay_marker(found)
+    replay = Replay.read(found.headers.get(REPLAY_HEADER)) if found.sender == FAILURE_DESK else None
     ours = found.sender in SERVICES
     return Letter(
         key=f"{kind}:" + _digest(found, _text(found.message_id), json.dumps(printable_headers(found.headers))),
-        id=replayed or dead_letter_id(identity),
+        id=replay.dead_letter_id if replay else record.dead_letter_id(identity),
         identity=identity,
         queue=found.queue,
         type=_text(found.type),
@@ -195,7 +196,7 @@ def _without_record(
         attempts=attempts,
         first_failed_at=at,
         last_failed_at=at,
-        replay=count,
+        replay=replay.count if replay else 0,
         revision=0,
         service=owner_of(found.queue),
         service_version="",
@@ -204,22 +205,8 @@ def _without_record(
     )
 
 
-def _replay_marker(found: Found) -> tuple[str, int]:
-    marker = found.headers.get(REPLAY_HEADER)
-    if found.sender != FAILURE_DESK or not isinstance(marker, str):
-        return "", 0
-    letter, _, count = marker.partition(" ")
-    return (_text(letter), int(count)) if count.isascii() and count.isdigit() and len(count) < 10 else ("", 0)
-
-
 def _identity_of_body(found: Found) -> tuple[str, ...]:
-    return (found.queue, "body:" + sha256(found.body).hexdigest()[:32])
-
-
-def _identity(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
-        return ()
-    return tuple(_text(part, 4 * NAME_LENGTH_MAX) for part in value[:10])
+    return (found.queue, record.body_identity(found.body))
 
 
 def _digest(found: Found, *parts: str) -> str:
@@ -234,31 +221,14 @@ def _class_of(reason: str) -> str:
     return "".join(word.capitalize() for word in reason.replace("-", "_").split("_"))[:60] or "Unknown"
 
 
-def _object(value: object) -> dict[str, Any] | None:
-    try:
-        document = json.loads(value) if isinstance(value, str | bytes) else None
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
+def _original_told(reading: Reading) -> str:
+    return record.unknown_original() if ORIGINAL_HEADER in reading.unreadable else _stored(reading.record.original)
 
 
-def _original(value: object) -> str:
-    """Whatever it is, a JSON object that a row takes."""
-    document = value if isinstance(value, Mapping) else _object(value)
-    if document is None:
-        return json.dumps({"headers": {}, "headers_cut": "the original properties and headers are not known"})
-    try:
-        whole = json.dumps(document)
-    except (TypeError, ValueError, RecursionError):
-        whole = ""
-    if whole and len(whole) <= 2 * ORIGINAL_BYTES_MAX:
-        return whole
-    properties = {
-        name: found
-        for name, found in document.items()
-        if isinstance(found, str | int | None) and len(str(found)) <= NAME_LENGTH_MAX
-    }
-    return json.dumps({**properties, "headers": {}, "headers_cut": "the original headers did not fit"})
+def _stored(original: Original) -> str:
+    """As a row takes it."""
+    text = original.fitted(ORIGINAL_LENGTH_MAX).to_text()
+    return text if len(text) <= ORIGINAL_LENGTH_MAX else record.unknown_original("the original properties did not fit")
 
 
 def _text(value: object, length_max: int = NAME_LENGTH_MAX) -> str:
@@ -266,15 +236,3 @@ def _text(value: object, length_max: int = NAME_LENGTH_MAX) -> str:
     if not isinstance(value, str):
         return ""
     return value[:length_max].encode("utf-8", "backslashreplace").decode().replace("\x00", "\\0")[:length_max]
-
-
-def _count(value: object, least: int = 0) -> int:
-    return min(max(value, least), COUNT_MAX) if isinstance(value, int) and not isinstance(value, bool) else least
-
-
-def _moment(value: object, otherwise: datetime) -> datetime:
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-        return moment.astimezone(UTC) if moment is not None and moment.tzinfo is not None else otherwise
-    except (ValueError, OverflowError):
-        return otherwise

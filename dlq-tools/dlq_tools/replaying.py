@@ -7,74 +7,72 @@ consumer checks it as it did then.
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from dlq_tools.adapters.postgres import Original
+from contracts.deadletters.record import FAILURE_HEADER, ORIGINAL_HEADER, Original
+from contracts.deadletters.replay import REPLAY_HEADER, FirstSending, Replay
 from dlq_tools.domain import Refused
+from infra.broker.lenient_frames import UNREADABLE
 from infra.broker.names import REPLAY
-from infra.chassis.decoding import REPLAY_HEADER
 from infra.chassis.outbox import OutboxRow, new_id
 
-SENDER_HEADER: Final = "x-original-sender"
-EXCHANGE_HEADER: Final = "x-original-exchange"
-ROUTING_KEY_HEADER: Final = "x-original-routing-key"
-ENCODING_HEADER: Final = "x-original-content-encoding"
 SHORT_TEXT_BYTES_MAX: Final = 255
 HEADER_BYTES_MAX: Final = 48 * 1024
 
-_LEFT_BEHIND: Final = frozenset({"cc", "bcc", "x-failure", "x-unreadable"})
+_LEFT_BEHIND: Final = frozenset({"cc", "bcc", FAILURE_HEADER, UNREADABLE})
 _LEFT_BEHIND_PREFIXES: Final = (
-    "x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-replay", "x-original", "x-stream-",
+    "x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-stream-", REPLAY_HEADER, ORIGINAL_HEADER,
 )  # fmt: skip
 
 
-def replay_row(letter: Original) -> OutboxRow | Refused:
-    """The outbox row of the letter's replay number `letter.replays`. Its AMQP id is fresh: the inbox knows the id in the body.
+@dataclass(frozen=True, slots=True)
+class Replayable:
+    """What the desk has kept of a dead letter that is sent again as replay number `replays`."""
+
+    id: str
+    queue: str
+    correlation_id: str
+    operation_id: str | None
+    original: Original
+    body: bytes = field(repr=False)
+    replays: int
+
+
+def replay_row(letter: Replayable) -> OutboxRow | Refused:
+    """The outbox row of the letter's replay. Its AMQP id is fresh: the inbox knows the id in the body.
 
     Refused where the original cannot be sent as it was: its headers did not fit into the dead letter.
     """
     original = letter.original
-    if original.get("headers_cut"):
-        return Refused(f"its original headers are not known ({original['headers_cut']}); let its sender send it again")
-    headers = safe_headers(original.get("headers"))
+    if original.headers_cut:
+        return Refused(f"its original headers are not known ({original.headers_cut}); let its sender send it again")
+    headers = safe_headers(original.headers)
     if len(json.dumps(headers)) > HEADER_BYTES_MAX:
         return Refused("its original headers are too large to be sent again; let its sender send it again")
-    headers[REPLAY_HEADER] = f"{letter.id} {letter.replays}"
-    for header, name in (
-        (SENDER_HEADER, "user_id"),
-        (EXCHANGE_HEADER, "exchange"),
-        (ROUTING_KEY_HEADER, "routing_key"),
-        (ENCODING_HEADER, "content_encoding"),
-    ):
-        value = original.get(name)
-        if isinstance(value, str) and value:
-            headers[header] = value
+    first = FirstSending(original.user_id, original.exchange, original.routing_key, original.content_encoding)
     return OutboxRow(
         message_id=new_id(),
         exchange=REPLAY,
         routing_key=letter.queue,
-        type=_short(original.get("type")),
+        type=_short(original.type),
         correlation_id=_short(letter.correlation_id) or letter.id,
         body=letter.body,
-        content_type=_short(original.get("content_type")),
-        headers=headers,
+        content_type=_short(original.content_type),
+        headers={**headers, REPLAY_HEADER: Replay(letter.id, letter.replays).marker(), **first.write()},
         operation_id=letter.operation_id,
     )
 
 
-def safe_headers(headers: object) -> dict[str, Any]:
+def safe_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     """The original's headers without those that are the broker's, the desk's, or would send copies."""
-    if not isinstance(headers, Mapping):
-        return {}
-    return {str(name): value for name, value in headers.items() if not _stays_behind(str(name).lower())}
+    return {name: value for name, value in headers.items() if not _stays_behind(name.lower())}
 
 
 def _stays_behind(name: str) -> bool:
     return name in _LEFT_BEHIND or name.startswith(_LEFT_BEHIND_PREFIXES)
 
 
-def _short(value: object) -> str:
+def _short(text: str | None) -> str:
     """What fits into one of AMQP's short strings."""
-    if not isinstance(value, str):
-        return ""
-    return value.encode("utf-8", "backslashreplace")[:SHORT_TEXT_BYTES_MAX].decode("utf-8", "ignore")
+    return (text or "").encode("utf-8", "backslashreplace")[:SHORT_TEXT_BYTES_MAX].decode("utf-8", "ignore")

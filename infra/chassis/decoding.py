@@ -2,14 +2,16 @@
 
 import base64
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Any, Final
 
 from pydantic import ValidationError
 
+from contracts.deadletters.lenient import printable_headers
+from contracts.deadletters.record import body_identity
+from contracts.deadletters.replay import HEADERS as REPLAY_HEADERS
+from contracts.deadletters.replay import REPLAY_HEADER, FirstSending, Replay
 from contracts.envelope import HEADER_BYTES_MAX, Envelope, EnvelopeError, parse
 from contracts.message import Message, unversioned, version_of
 from contracts.registry import COMMANDERS, FAILURE_DESK, REGISTRY, SERVICES, VERSIONS, upcast
@@ -17,15 +19,8 @@ from infra.broker.names import REPLAY
 from infra.chassis.errors import Permanent, UnknownVersion
 from infra.chassis.service import Direction, Route
 
-REPLAY_HEADER: Final = "x-replay"
-ORIGINAL_SENDER: Final = "x-original-sender"
-ORIGINAL_EXCHANGE: Final = "x-original-exchange"
-ORIGINAL_ROUTING_KEY: Final = "x-original-routing-key"
-ORIGINAL_ENCODING: Final = "x-original-content-encoding"
-REPLAY_MARKER: Final = re.compile(r"([!-~]{1,255}) ([0-9]{1,9})")
 OPERATION_ID_LENGTH_MAX: Final = 200
 PROBLEMS_MAX: Final = 20
-NESTING_MAX: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +69,6 @@ class Raw:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
-    """The failure desk sends a dead letter again: which one, for the how-manieth time."""
-
-    dead_letter_id: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
 class Decoded:
     """A message that a route takes. `type` is the wire name as sent, before upcasting."""
 
@@ -90,25 +77,6 @@ class Decoded:
     message: Message
     route: Route
     replay: Replay | None
-
-
-def printable_headers(headers: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
-    """Headers as JSON values; what JSON lacks becomes text, and tables nested deeper than 20 are cut."""
-    return {str(name)[:255]: _printable(value, depth) for name, value in headers.items()}
-
-
-def _printable(value: Any, depth: int) -> Any:
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if depth >= NESTING_MAX:
-        return "(nested deeper than 20)"
-    if isinstance(value, Mapping):
-        return printable_headers(value, depth + 1)
-    if isinstance(value, list | tuple):
-        return [_printable(item, depth + 1) for item in value]
-    if isinstance(value, bytes | bytearray):
-        return bytes(value).decode("utf-8", "backslashreplace")
-    return str(value)
 
 
 def read(raw: Raw) -> Envelope:
@@ -147,20 +115,10 @@ def describe(error: ValidationError) -> str:
     return "; ".join(shown) + (f"; and {more} more" if more else "")
 
 
-def body_identity(raw: Raw) -> str:
-    """How a message is known whose own id cannot be read: by the hash of its bytes."""
-    return "body:" + sha256(raw.body).hexdigest()[:32]
-
-
-def dead_letter_id(identity: Iterable[str]) -> str:
-    """The dead letter's id, from its identity: the same failure of the same thing always joins the same dead letter."""
-    return "dl_" + sha256("\0".join(identity).encode()).hexdigest()[:24]
-
-
 def identity_of(queue: str, raw: Raw, envelope: Envelope | None, direction: Direction | None) -> tuple[str, ...]:
     """Consumer, operation and direction for a command; consumer, source and id for an event; else the body's hash."""
     if envelope is None:
-        return (queue, body_identity(raw))
+        return (queue, body_identity(raw.body))
     if direction in ("do", "undo") and envelope.operationid:
         return (queue, envelope.operationid, direction)
     return (queue, envelope.source, envelope.id)
@@ -208,14 +166,16 @@ def as_first_sent(raw: Raw) -> Raw:
     """
     if raw.exchange != REPLAY or raw.sender != FAILURE_DESK:
         return raw
+    marker = raw.headers.get(REPLAY_HEADER)
+    first = FirstSending.read(raw.headers)
     return replace(
         raw,
-        sender=_header(raw, ORIGINAL_SENDER),
-        exchange=_header(raw, ORIGINAL_EXCHANGE) or "",
-        routing_key=_header(raw, ORIGINAL_ROUTING_KEY) or "",
-        content_encoding=_header(raw, ORIGINAL_ENCODING),
-        replay=_header(raw, REPLAY_HEADER) or "",
-        headers={name: value for name, value in raw.headers.items() if name not in _DESK_HEADERS},
+        sender=first.sender,
+        exchange=first.exchange or "",
+        routing_key=first.routing_key or "",
+        content_encoding=first.content_encoding,
+        replay=marker if isinstance(marker, str) else "",
+        headers={name: value for name, value in raw.headers.items() if name not in REPLAY_HEADERS},
     )
 
 
@@ -223,15 +183,7 @@ def replay_of(raw: Raw) -> Replay | None:
     """Which replay it is; None for what is none. Raises Permanent when the desk's marker is malformed."""
     if raw.replay is None:
         return None
-    found = REPLAY_MARKER.fullmatch(raw.replay)
-    if found is None:
+    replay = Replay.read(raw.replay)
+    if replay is None:
         raise Permanent(f"{REPLAY_HEADER}: a replay names its dead letter and its count, for example `dl_0a1b 1`")
-    return Replay(dead_letter_id=found[1], count=int(found[2]))
-
-
-_DESK_HEADERS: Final = frozenset({REPLAY_HEADER, ORIGINAL_SENDER, ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, ORIGINAL_ENCODING})
-
-
-def _header(raw: Raw, name: str) -> str | None:
-    value = raw.headers.get(name)
-    return value if isinstance(value, str) and value else None
+    return replay

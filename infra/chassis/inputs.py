@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from contracts.deadletters.replay import Replay
 from contracts.envelope import Envelope
-from infra.chassis.decoding import Decoded, Raw, Replay
+from infra.chassis.decoding import Decoded, Raw
 from infra.chassis.errors import Failure, Permanent
 from infra.chassis.inbox import Claim, MessageKey
 from infra.chassis.retries import RetryRow

@@ -13,8 +13,9 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from contracts.deadletters.record import body_identity
 from infra.chassis.database import classify
-from infra.chassis.decoding import Raw, body_identity
+from infra.chassis.decoding import Raw
 from infra.chassis.inbox import MessageKey
 from infra.chassis.patience import Patience
 
@@ -35,7 +36,7 @@ log = structlog.get_logger()
 
 def identity(key: MessageKey | None, raw: Raw) -> str:
     """The message's own id, or the hash of its bytes where it has none."""
-    return "\n".join(key) if key else body_identity(raw)
+    return "\n".join(key) if key else body_identity(raw.body)
 
 
 async def count_try(connection: AsyncConnection, consumer: str, identity: str) -> int:

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.credit.v1 import CreditDeclined, CreditReleased, CreditReserved, ReleaseCredit, ReserveCredit
 from contracts.credit.v2 import LimitChanged
+from contracts.deadletters.replay import REPLAY_HEADER, FirstSending, Replay
 from contracts.envelope import STRUCTURED, Envelope
 from contracts.fulfillment.v1 import (
     CancelShipment,
@@ -35,13 +36,7 @@ from contracts.fulfillment.v1 import (
 from contracts.inventory.v1 import StockRecovered
 from contracts.values import Money, Reason, Shipment
 from infra.broker.names import REPLAY
-from infra.chassis.decoding import (
-    ORIGINAL_EXCHANGE,
-    ORIGINAL_ROUTING_KEY,
-    ORIGINAL_SENDER,
-    REPLAY_HEADER,
-    Raw,
-)
+from infra.chassis.decoding import Raw
 from infra.chassis.errors import Transient
 from infra.chassis.outbox import new_id
 from infra.chassis.runtime import Service
@@ -458,15 +453,11 @@ def deliverable(
 
 def replayed(raw: Raw, letter: str = "dl_1", count: int = 1) -> Raw:
     """The same message as the failure desk sends it again; a replay of a replay is one of the first message."""
+    marker = {REPLAY_HEADER: Replay(letter, count).marker()}
     if raw.exchange == REPLAY:
-        return replace(raw, headers={**raw.headers, REPLAY_HEADER: f"{letter} {count}"})
-    headers = {
-        REPLAY_HEADER: f"{letter} {count}",
-        ORIGINAL_SENDER: raw.sender,
-        ORIGINAL_EXCHANGE: raw.exchange,
-        ORIGINAL_ROUTING_KEY: raw.routing_key,
-    }
-    return replace(raw, exchange=REPLAY, sender="deadletters", routing_key=QUEUE, headers=headers)
+        return replace(raw, headers={**raw.headers, **marker})
+    first = FirstSending(raw.sender, raw.exchange, raw.routing_key).write()
+    return replace(raw, exchange=REPLAY, sender="deadletters", routing_key=QUEUE, headers={**marker, **first})
 
 
 def unreadable(raw: Raw) -> Raw:

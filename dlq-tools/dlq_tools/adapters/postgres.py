@@ -14,8 +14,10 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from contracts.deadletters.record import read_original
 from dlq_tools.domain import DeadLetter, HistoryEntry, ReplayEnd, State
 from dlq_tools.letters import Letter
+from dlq_tools.replaying import Replayable
 from infra.chassis.service import Finding
 
 ITEM_COLUMNS: Final = """id, queue, type, message_id, correlation_id, subject, kind, error_class, error, attempts,
@@ -89,8 +91,8 @@ _CAMPAIGN_ITEMS = text("""
 _HISTORY = text("""
     SELECT at, what, actor, reason, detail FROM dead_letter_history WHERE dead_letter_id = :id ORDER BY position
 """)
-_ORIGINALS = text("""
-    SELECT id, queue, type, correlation_id, operation_id, original, body, replays FROM dead_letter
+_REPLAYABLES = text("""
+    SELECT id, queue, correlation_id, operation_id, original, body, replays FROM dead_letter
     WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id
 """)
 _IDENTITIES = text("""
@@ -143,20 +145,6 @@ _CONDITIONS: Final[Mapping[str, str]] = {
     "since": "last_failed_at >= :since",
     "correlation_id": "correlation_id = :correlation_id",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Original:
-    """What a replay is made of."""
-
-    id: str
-    queue: str
-    type: str
-    correlation_id: str
-    operation_id: str | None
-    original: Mapping[str, Any]
-    body: bytes
-    replays: int
 
 
 class PostgresDeadLetters:
@@ -330,19 +318,11 @@ async def item(connection: AsyncConnection, letter: str) -> dict[str, Any] | Non
     }
 
 
-async def originals(connection: AsyncConnection, ids: Sequence[str]) -> list[Original]:
-    rows = await connection.execute(_ORIGINALS, {"ids": list(ids)})
+async def replayables(connection: AsyncConnection, ids: Sequence[str]) -> list[Replayable]:
+    """What is sent again, by id."""
+    rows = await connection.execute(_REPLAYABLES, {"ids": list(ids)})
     return [
-        Original(
-            row.id,
-            row.queue,
-            row.type,
-            row.correlation_id,
-            row.operation_id,
-            json.loads(row.original),
-            row.body,
-            row.replays,
-        )
+        Replayable(row.id, row.queue, row.correlation_id, row.operation_id, read_original(row.original), row.body, row.replays)
         for row in rows
     ]
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from contracts.deadletters.record import Kind
 from infra.chassis import retries
 from infra.chassis.batch.work import Work
-from infra.chassis.dead_letters import Kind, clean, dead_letter, describe_failure
+from infra.chassis.dead_letters import clean, dead_letter, describe_failure
 from infra.chassis.decoding import identity_of
 from infra.chassis.errors import Transient, UnknownVersion
 from infra.chassis.inputs import Arrival

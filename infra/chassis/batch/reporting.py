@@ -1,8 +1,10 @@
 """Tells the failure desk what became of a replay, so that a dead letter is resolved by proof and not by hope."""
 
+from contracts.deadletters.record import dead_letter_id
+from contracts.deadletters.replay import Replay
 from contracts.deadletters.v1 import ReplayHandled
 from infra.chassis.batch.work import Work
-from infra.chassis.decoding import Decoded, Replay, dead_letter_id
+from infra.chassis.decoding import Decoded
 from infra.chassis.operations import Operation, Verdict
 from infra.chassis.outbox import encode
 from infra.chassis.workplace import Workplace

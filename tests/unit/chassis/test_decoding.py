@@ -9,19 +9,11 @@ from typing import Any
 import pytest
 
 from contracts.credit.v2 import LimitChanged
+from contracts.deadletters.lenient import printable_headers
+from contracts.deadletters.record import body_identity, dead_letter_id
+from contracts.deadletters.replay import Replay
 from infra.chassis.batch import BatchTransaction
-from infra.chassis.decoding import (
-    Raw,
-    Replay,
-    as_first_sent,
-    body_identity,
-    dead_letter_id,
-    identity_of,
-    printable_headers,
-    read,
-    replay_of,
-    resolve,
-)
+from infra.chassis.decoding import Raw, as_first_sent, identity_of, read, replay_of, resolve
 from infra.chassis.errors import Permanent, UnknownVersion
 from infra.chassis.service import Route
 from infra.chassis.workplace import Workplace
@@ -252,5 +244,5 @@ def test_one_failing_thing_has_one_identity() -> None:
     assert identity_of("q", GOOD, envelope, "do") == ("q", "s1:step", "do")
     assert identity_of("q", GOOD, envelope, "undo") == ("q", "s1:step", "undo")
     assert identity_of("q", GOOD, envelope, "event") == ("q", "/orchestrator", envelope.id)
-    assert identity_of("q", GOOD, None, None) == ("q", body_identity(GOOD))
+    assert identity_of("q", GOOD, None, None) == ("q", body_identity(GOOD.body))
     assert dead_letter_id(("a", "b")) == dead_letter_id(["a", "b"]) != dead_letter_id(("ab",))

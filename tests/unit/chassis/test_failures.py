@@ -1,6 +1,7 @@
 """Retries within a budget, dead letters that fit, errors of the database and who is to blame for them."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -8,22 +9,19 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from contracts.deadletters.record import ERROR_LENGTH_MAX, ORIGINAL_BYTES_MAX, TRACE_BYTES_MAX, FailureReport
+from contracts.deadletters.replay import Replay
+from contracts.envelope import Envelope
 from infra.chassis import crash_points
 from infra.chassis.database import Trouble, classify
-from infra.chassis.dead_letters import (
-    ERROR_LENGTH_MAX,
-    ORIGINAL_BYTES_MAX,
-    TRACE_BYTES_MAX,
-    clean,
-    dead_letter,
-    describe_failure,
-)
-from infra.chassis.decoding import Raw, Replay, read
+from infra.chassis.dead_letters import clean, dead_letter, describe_failure
+from infra.chassis.decoding import Raw, read
 from infra.chassis.errors import Permanent, Transient
 from infra.chassis.retries import delay_seconds
 from infra.chassis.runtime import DEAD_LETTER_HEADER_BYTES_MAX
 from infra.chassis.settings import ServiceSettings
 from tests.support.ledger_service import reserve, settings
+from tests.support.recorded_letters import COMMAND, HEADERS_CUT, NOT_READABLE
 
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
 PATIENT = settings(retry_first_seconds=0.5, retry_delay_seconds_max=5.0)
@@ -121,6 +119,46 @@ def test_bytes_without_an_envelope_are_a_dead_letter_too() -> None:
     _, failure, _ = letter(Permanent("body: is not JSON"), reserve("s1:step"), readable=False)
 
     assert (failure["operation_id"], failure["correlation_id"], failure["source"]) == (None, "", None)
+
+
+FIRST = NOW - timedelta(seconds=1.5)
+SENT = Raw(
+    body=b"bytes", content_type="application/cloudevents+json", content_encoding=None, headers={}, message_id="0191-m",
+    type="credit.reserve-credit.v1", sender="orchestrator", exchange="commands", routing_key="credit.reserve-credit.v1", deliveries=2,
+)  # fmt: skip
+READ = Envelope(
+    id="0191-m", source="/orchestrator", type="credit.reserve-credit.v1", time=FIRST, data={}, subject="ord_1", correlationid="s1",
+    operationid="s1:reserve", revision=3, partnerid="acme",
+)  # fmt: skip
+TRACE = 'Traceback\n  File "services/credit/handlers.py", line 1, in decide\n'
+WHY = FailureReport("transient", "Transient", 'the bureau says "später"', 3, FIRST, NOW, TRACE)
+NOTHING = Raw(
+    body=b"\x00{", content_type="text/plain", content_encoding="gzip", message_id=None, type=None, sender=None, exchange="",
+    routing_key="", headers={"CC": ["a"], "ü": b"\xff\xc3\xbc", "n": {"t": datetime(2026, 1, 2, tzinfo=UTC), "f": 1.5, "none": None}},
+)  # fmt: skip
+
+
+def test_letters_are_byte_for_byte_those_of_the_first_release() -> None:
+    command = dead_letter(
+        queue="credit.commands", service="credit", version="1.2.3", raw=SENT, envelope=READ,
+        identity=("credit.commands", "s1:reserve", "do"), replay=None, failure=WHY,
+    )  # fmt: skip
+    unreadable = dead_letter(
+        queue="credit.events", service="credit", version="1.2.3", raw=NOTHING, envelope=None,
+        identity=("credit.events", "body:" + "0" * 32), replay=Replay("dl_mine", 4),
+        failure=FailureReport("permanent", "Permanent", "body: is not JSON", 1, NOW, NOW),
+    )  # fmt: skip
+    cut = dead_letter(
+        queue="credit.events", service="credit", version="1.2.3",
+        raw=replace(SENT, headers={"h": "x" * 17_000}, sender="erp", exchange="events"), envelope=READ,
+        identity=("credit.events", "/erp", "1"), replay=None, failure=replace(WHY, kind="crash-loop"),
+    )  # fmt: skip
+
+    for row, headers in ((command, COMMAND), (unreadable, NOT_READABLE), (cut, HEADERS_CUT)):
+        assert list(row.headers.items()) == list(headers.items())
+        assert (row.exchange, row.type, row.content_type) == ("dead-letters", "dead-letter", "application/octet-stream")
+    assert [row.routing_key for row in (command, unreadable, cut)] == ["credit.commands", "credit.events", "credit.events"]
+    assert [row.correlation_id for row in (command, unreadable, cut)] == ["s1", "dl_mine", "s1"]
 
 
 def test_texts_are_cleaned_of_what_no_store_or_terminal_takes() -> None:

@@ -3,9 +3,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from dlq_tools.letters import Found, read
+import pytest
+from dlq_tools.letters import Found, Letter, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from contracts.deadletters.record import dead_letter_id
+from tests.support.recorded_letters import COMMAND, HEADERS_CUT, NOT_READABLE
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FAILURE = {"id": "dl_1", "identity": ["credit.commands", "s1:reserve", "do"], "kind": "permanent", "operation_id": "s1:reserve"}
@@ -28,6 +32,61 @@ def found(headers: Mapping[str, Any], sender: str | None = "credit", body: bytes
 def test_the_record_of_the_loop_is_taken_as_it_is() -> None:
     letter = read(found({"x-failure": json.dumps(FAILURE)}), NOW)
     assert (letter.id, letter.kind, letter.operation_id, letter.step) == ("dl_1", "permanent", "s1:reserve", "reserve")
+
+
+def test_letters_of_the_first_release_are_read() -> None:
+    letter = read(found(COMMAND), NOW)
+
+    assert letter == Letter(
+        key="loop:a1a54496aa6fe9b737d50d2213b334f5f09f5fb031203bbca4ca1545fc0cd65b", id="dl_107718a616fb5d786e4a9d17",
+        identity=("credit.commands", "s1:reserve", "do"), queue="credit.commands",
+        type="credit.reserve-credit.v1", message_id="0191-m", source="/orchestrator", correlation_id="s1", operation_id="s1:reserve",
+        subject="ord_1", partner_id="acme", kind="transient", error_class="Transient", error='the bureau says "später"',
+        trace='Traceback\n  File "services/credit/handlers.py", line 1, in decide\n', attempts=3,
+        first_failed_at=datetime(2026, 11, 21, 9, 59, 58, 500_000, tzinfo=UTC),
+        last_failed_at=datetime(2026, 11, 21, 10, tzinfo=UTC), replay=0, revision=3, service="credit", service_version="1.2.3",
+        original=COMMAND["x-original"], body=b"{}",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("headers", [COMMAND, NOT_READABLE, HEADERS_CUT])
+def test_the_original_of_a_letter_is_stored_as_it_was_written(headers: dict[str, str]) -> None:
+    assert read(found(headers), NOW).original == headers["x-original"]
+
+
+def test_what_of_a_record_no_row_takes_is_mended_and_the_rest_is_kept() -> None:
+    failure = {"id": 5, "kind": "odd", "attempts": -1, "first_failed_at": "yesterday", "identity": ["a", 1], "type": "t" * 300,
+               "error": "a\x00b", "message_id": "m\ud800", "service": "credit"}  # fmt: skip
+    letter = read(found({"x-failure": json.dumps(failure), "x-original": json.dumps({"type": "x" * 40_000})}), NOW)
+
+    assert letter.identity == ("credit.commands", "body:44136fa355b3678a1146ad16f7e8649e")
+    assert letter.id == dead_letter_id(letter.identity)
+    assert (letter.kind, letter.error_class, letter.attempts, letter.first_failed_at) == ("permanent", "Unknown", 1, NOW)
+    assert (letter.type, letter.error, letter.message_id, letter.service) == ("t" * 255, "a\\0b", "m\\ud800", "credit")
+    assert json.loads(letter.original) == {"headers": {}, "headers_cut": "the original properties did not fit"}
+
+
+def test_a_record_that_cannot_be_read_says_where_the_failure_is_told() -> None:
+    letter = read(found({"x-failure": "{", "x-original": "{"}), NOW)
+
+    assert (letter.kind, letter.error_class) == ("permanent", "UnreadableFailure")
+    assert letter.error == "the x-failure header of credit cannot be read; the log of credit has the failure"
+    assert letter.original == '{"headers": {}, "headers_cut": "the original properties and headers are not known"}'
+
+
+def test_what_the_broker_gave_up_is_described_by_the_broker() -> None:
+    died = datetime(2026, 3, 1, 11, tzinfo=UTC)
+    death = {"reason": "delivery_limit", "exchange": "commands", "routing-keys": ["credit.reserve-credit.v1"], "time": died}
+    letter = read(found({"x-death": [death], "x-delivery-count": 51, "h": b"1"}, sender="orchestrator"), NOW)
+
+    assert (letter.kind, letter.error_class, letter.attempts, letter.last_failed_at) == ("broker", "DeliveryLimit", 51, died)
+    assert (letter.identity, letter.correlation_id) == (("credit.commands", "body:44136fa355b3678a1146ad16f7e8649e"), "saga-1")
+    assert letter.original == (
+        '{"content_type": null, "content_encoding": null, "message_id": "m1", "type": "credit.reserve-credit.v1",'
+        ' "user_id": "orchestrator", "exchange": "commands", "routing_key": "credit.reserve-credit.v1", "deliveries": 51,'
+        ' "headers": {"x-death": [{"reason": "delivery_limit", "exchange": "commands", "routing-keys": ["credit.reserve-credit.v1"],'
+        ' "time": "2026-03-01 11:00:00+00:00"}], "x-delivery-count": 51, "h": "1"}}'
+    )
 
 
 def test_another_copy_has_the_same_key_and_another_failure_has_not() -> None:

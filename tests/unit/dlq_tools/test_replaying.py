@@ -1,9 +1,10 @@
+import json
 from typing import Any
 
-from dlq_tools.adapters.postgres import Original
 from dlq_tools.domain import Refused
-from dlq_tools.replaying import replay_row
+from dlq_tools.replaying import Replayable, replay_row
 
+from contracts.deadletters.record import read_original
 from infra.chassis.outbox import OutboxRow
 
 ORIGINAL = {"user_id": "erp", "exchange": "events", "routing_key": "credit.limit-changed.v2", "type": "credit.limit-changed.v2",
@@ -11,7 +12,8 @@ ORIGINAL = {"user_id": "erp", "exchange": "events", "routing_key": "credit.limit
 
 
 def row(original: dict[str, Any] | None = None) -> OutboxRow | Refused:
-    return replay_row(Original("dl_1", "credit.events", "t", "saga-1", "s1:reserve", original or ORIGINAL, b"\x00bytes", 2))
+    kept = read_original(json.dumps(original or ORIGINAL))
+    return replay_row(Replayable("dl_1", "credit.events", "saga-1", "s1:reserve", kept, b"\x00bytes", 2))
 
 
 def sent(**original: Any) -> OutboxRow:
