@@ -6,7 +6,7 @@ their exponents), ISO 3166-1 alpha-2 (countries), UN/ECE Recommendation 20 (unit
 
 from decimal import Decimal
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import iso3166
 import iso4217
@@ -98,8 +98,10 @@ WarehouseId = Identifier
 Sku = Identifier
 # Line breaks and other control characters have no place in a name, and would forge log lines and documents.
 Text = Annotated[str, StringConstraints(min_length=1, max_length=TEXT_LENGTH_MAX, pattern=r"^[^\x00-\x1f\x7f]*$")]
-PersonalText = Annotated[Text, Field(json_schema_extra={"x-personal": True})]
-"""Text that names or locates a person: masked in logs and in what operators see by default."""
+PERSONAL_MARK: Final = "x-personal"
+Personal = Field(json_schema_extra={PERSONAL_MARK: True})
+"""Marks what names or locates a person: masked in logs and in what operators see by default (contracts/personal.py)."""
+PersonalText = Annotated[Text, Personal]
 Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 Sequence = Annotated[int, Field(strict=True, ge=0, le=2**53 - 1)]
 """Position in the source's own order of facts; a fact that replaces state and is older than the last is ignored."""
@@ -162,7 +164,7 @@ class Address(Value):
     postal_code: Annotated[
         str,
         StringConstraints(min_length=1, max_length=16, pattern=r"^[^\x00-\x1f\x7f]*$"),
-        Field(json_schema_extra={"x-personal": True}),
+        Personal,
     ]
     country: CountryCode
 

@@ -1,6 +1,5 @@
 """Poison of every kind ends as a dead letter with its bytes intact, and whatever came beside it is handled."""
 
-import base64
 import gzip
 import json
 import struct
@@ -166,7 +165,7 @@ async def test_poison_ends_as_a_dead_letter_with_its_bytes_and_its_neighbours_ar
             found = await letters_of(system, min(start + TOGETHER, len(poison)))
 
         assert len(found) == len(poison), [item["error"] for item in found]
-        bodies = {item["id"]: _bytes(await system.letter(item["id"])) for item in found}
+        bodies = {item["id"]: await system.letter_body(item["id"]) for item in found}
         missing = [one.name for one in poison if one.message.body not in bodies.values()]
         assert not missing
         assert {item["kind"] for item in found} == {"permanent"}
@@ -198,10 +197,3 @@ async def test_a_version_that_is_too_new_waits_for_its_deployment(system: System
 
     assert letter["error_class"] == "UnknownVersion"
     assert letter["attempts"] == 2
-
-
-def _bytes(letter: dict[str, Any]) -> bytes:
-    if "body" in letter:
-        text: str = letter["body"]
-        return text.encode()
-    return base64.b64decode(letter["body_base64"])

@@ -2,11 +2,13 @@
 
 import json
 import logging
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import pytest
 import structlog
 
+from contracts.values import Address, Buyer
 from infra.chassis import logs
 from infra.chassis.trace import continued, started
 
@@ -46,6 +48,54 @@ def test_secrets_and_names_are_masked_wherever_they_stand(fields: dict[str, Any]
 
     assert not any(canary in text for canary in CANARIES)
     assert "***" in text
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of a kind that has no contract, as domains keep them."""
+
+    name: str
+    order: object = None
+    key: str = field(default="hunter2", repr=False)
+
+
+class Place(NamedTuple):
+    city: str
+
+
+BUYER = Buyer(id="C-1", name="Jane Doe")
+HOME = Address(name="Jane Doe", lines=("Hafenstr. 1",), city="Jane Doe", postal_code="hunter2", country="DE")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lines": ["Jane Doe"]}, {"party": "Jane Doe"}, {"listed": "Jane Doe"}, {"postal_code": "hunter2"}, {"City": "Jane Doe"},
+        {"address": "Jane Doe"}, {"ship_to": "Jane Doe"}, {"parties": ["Jane Doe"]}, {"buyer": BUYER}, {"found": HOME},
+        {"order": {"ship_to": HOME}}, {"many": [BUYER]}, {"seen": Seen("Jane Doe")}, {"seen": Seen("x", order=BUYER)},
+        {"where": Place("Jane Doe")}, {"raw": b"Jane Doe"}, {"raw": {"bytes": bytearray(b"Jane Doe")}},
+        {"a": {"b": {"c": {"d": {"e": {"name": "Jane Doe"}}}}}}, {"a": [[[[["Jane Doe"]]]]]},
+        {"a": {"b": {"c": {"d": {"e": {"password": "hunter2"}}}}}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_the_contracts_call_personal_is_masked_wherever_it_stands(fields: dict[str, Any]) -> None:
+    text = json.dumps(masked(**fields), default=str)
+
+    assert not any(canary in text for canary in (*CANARIES, "Hafenstr"))
+    assert "***" in text
+
+
+def test_names_that_are_too_general_hide_no_figures() -> None:
+    found = masked(lines=3, buyer=None, parties=0, order={"lines": [{"sku": "P-1"}]}, capacity="10")
+
+    assert found == {
+        "event": "happened", "lines": 3, "buyer": None, "parties": 0, "order": {"lines": [{"sku": "P-1"}]}, "capacity": "10",
+    }  # fmt: skip
+
+
+def test_a_structure_is_logged_by_its_fields() -> None:
+    assert masked(buyer=BUYER)["buyer"] == {"id": "C-1", "name": "***"}
 
 
 def test_what_is_not_secret_is_left_alone_and_what_is_long_is_cut() -> None:
