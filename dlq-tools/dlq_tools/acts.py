@@ -8,8 +8,8 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dlq_tools.adapters import postgres
-from dlq_tools.adapters.postgres import Filters
+from dlq_tools.adapters import campaigns, letters, reading
+from dlq_tools.adapters.filters import Filters
 from dlq_tools.domain import DeadLetter, HistoryEntry, Refused
 from dlq_tools.replaying import replay_row
 from dlq_tools.settings import Settings
@@ -60,8 +60,8 @@ async def discard(
     patience = timedelta(seconds=settings.replay_patience_seconds)
     kept, refused = _sort((letter, letter.discard(now=now, patience=patience)) for letter in found)
     if kept and not dry_run:
-        await postgres.update_lives(connection, kept)
-        await postgres.insert_history(
+        await letters.update_lives(connection, kept)
+        await letters.insert_history(
             connection, [HistoryEntry(one.id, now, "discarded", author.actor, author.reason) for one in kept]
         )
     return Done(tuple(kept), tuple(refused), unknown)
@@ -74,7 +74,7 @@ async def replay(
     now, found, unknown = await _freeze(connection, selection, settings)
     patience = timedelta(seconds=settings.replay_patience_seconds)
     kept, refused = _sort((letter, letter.replay(now=now, patience=patience)) for letter in found)
-    size = await postgres.bytes_of(connection, [letter.id for letter in kept])
+    size = await reading.bytes_of(connection, [letter.id for letter in kept])
     if size > settings.replay_bytes_max and len(kept) > 1:
         raise TooMany(
             f"their bodies have {size} bytes together, {settings.replay_bytes_max} are allowed at a time; add --limit with a smaller number"
@@ -82,9 +82,9 @@ async def replay(
     if not kept:
         return Done((), tuple(refused), unknown), []
     # Their new replay counts go into the messages.
-    await postgres.update_lives(connection, kept)
+    await letters.update_lives(connection, kept)
     rows: list[OutboxRow] = []
-    for replayable in await postgres.replayables(connection, [letter.id for letter in kept]):
+    for replayable in await reading.replayables(connection, [letter.id for letter in kept]):
         row = replay_row(replayable)
         if isinstance(row, Refused):
             refused.append((replayable.id, row.reason))
@@ -93,12 +93,12 @@ async def replay(
     unsendable = {letter_id for letter_id, _ in refused}
     before = {letter.id: letter for letter in found}
     if undo := [before[letter.id] for letter in kept if letter.id in unsendable or dry_run]:
-        await postgres.update_lives(connection, undo)
+        await letters.update_lives(connection, undo)
     kept = [letter for letter in kept if letter.id not in unsendable]
     if dry_run or not kept:
         return Done(tuple(kept), tuple(refused), unknown), []
     campaign = "c_" + new_id().replace("-", "")
-    await postgres.insert_campaign(connection, campaign, author.actor, author.reason, kept)
+    await campaigns.insert(connection, campaign, author.actor, author.reason, kept)
     history = [
         HistoryEntry(
             one.id,
@@ -110,7 +110,7 @@ async def replay(
         )
         for one in kept
     ]
-    await postgres.insert_history(connection, history)
+    await letters.insert_history(connection, history)
     return Done(tuple(kept), tuple(refused), unknown, campaign), rows
 
 
@@ -118,7 +118,7 @@ async def _freeze(
     connection: AsyncConnection, selection: Selection, settings: Settings
 ) -> tuple[datetime, list[DeadLetter], tuple[str, ...]]:
     most = min(selection.limit or settings.replay_items_max, settings.replay_items_max)
-    found = await postgres.lock_matching(connection, selection.filters, most if selection.limit else most + 1)
+    found = await letters.lock_matching(connection, selection.filters, most if selection.limit else most + 1)
     if len(found) > settings.replay_items_max:
         raise TooMany(
             f"more than {settings.replay_items_max} dead letters match; take them in parts: add --limit {settings.replay_items_max}"

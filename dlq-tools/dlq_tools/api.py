@@ -13,8 +13,8 @@ from pydantic_core import to_json
 from contracts.registry import queues
 from dlq_tools import acts
 from dlq_tools.acts import Author, Done, Selection, TooMany
-from dlq_tools.adapters import postgres
-from dlq_tools.adapters.postgres import Filters
+from dlq_tools.adapters import campaigns, letters, reading
+from dlq_tools.adapters.filters import Filters
 from dlq_tools.domain import HistoryEntry, State
 from dlq_tools.personal import mask_body
 from dlq_tools.settings import Settings
@@ -101,7 +101,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
     ) -> Response:
         filters = Filters(None, queue, type, group, state, since, correlation_id)
         async with runtime.engine.connect() as connection:
-            return _json(await postgres.items(connection, filters, min(limit, settings.list_items_max)))
+            return _json(await reading.items(connection, filters, min(limit, settings.list_items_max)))
 
     @router.get("/dead-letter-identities")
     async def list_identities(
@@ -111,7 +111,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
     ) -> Response:
         """All dead letters, a page at a time: `after` is what the next page is asked for with, None after the last."""
         async with runtime.engine.connect() as connection:
-            found = await postgres.identities(connection, since, after or "", limit)
+            found = await reading.identities(connection, since, after or "", limit)
         return _json({"letters": found, "after": found[-1]["id"] if len(found) == limit else None})
 
     @router.get("/dead-queues")
@@ -126,17 +126,17 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
     @router.get("/dead-letters/{letter}")
     async def show_dead_letter(letter: Name) -> Response:
         async with runtime.engine.connect() as connection:
-            found = await postgres.item(connection, letter)
+            found = await reading.item(connection, letter)
         # Masking looks at every byte, and a body may have many MiB.
         return _json(await asyncio.to_thread(_shown, found, letter, revealed=False))
 
     @router.post("/dead-letters/{letter}/reveal")
     async def reveal_dead_letter(letter: Name, body: RevealBody) -> Response:
         async with runtime.unit() as unit:
-            found = await postgres.item(unit.connection, letter)
+            found = await reading.item(unit.connection, letter)
             if found is not None:
                 entry = HistoryEntry(letter, datetime.now(UTC), "revealed", f"operator:{body.actor}", body.reason)
-                await postgres.insert_history(unit.connection, [entry])
+                await letters.insert_history(unit.connection, [entry])
         return _json(_shown(found, letter, revealed=True))
 
     @router.post("/dead-letters/replay")
@@ -180,15 +180,15 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
     @router.get("/campaigns")
     async def list_campaigns(limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> Response:
         async with runtime.engine.connect() as connection:
-            return _json(await postgres.campaigns(connection, None, min(limit, settings.list_items_max)))
+            return _json(await campaigns.figures(connection, None, min(limit, settings.list_items_max)))
 
     @router.get("/campaigns/{campaign}")
     async def show_campaign(campaign: Name) -> Response:
         async with runtime.engine.connect() as connection:
-            found = await postgres.campaigns(connection, campaign, 1)
+            found = await campaigns.figures(connection, campaign, 1)
             if not found:
                 raise HTTPException(404, f"there is no campaign {campaign!r}; see `dlq campaign list`")
-            return _json({**found[0], "results": await postgres.campaign_items(connection, campaign)})
+            return _json({**found[0], "results": await campaigns.results(connection, campaign)})
 
     return router
 

@@ -27,7 +27,7 @@ from contracts.deadletters.record import unknown_original
 from contracts.deadletters.v1 import DeadLetterOpened
 from contracts.message import owner_of
 from contracts.registry import FAILURE_DESK, queues
-from dlq_tools.adapters import postgres
+from dlq_tools.adapters import collecting, reading
 from dlq_tools.domain import State
 from dlq_tools.letters import Found, Letter, read
 from dlq_tools.metrics import COLLECTED, WAITING
@@ -67,9 +67,9 @@ async def keep_house(runtime: Runtime, settings: Settings) -> None:
     while not runtime.stopping.is_set():
         try:
             async with runtime.engine.begin() as connection:
-                waiting = await postgres.counts(connection)
+                waiting = await reading.counts(connection)
                 if time.monotonic() >= next_purge:
-                    await postgres.purge_collected(connection, settings.collected_retention_days)
+                    await collecting.purge_collected(connection, settings.collected_retention_days)
                     next_purge = time.monotonic() + settings.purge_interval_seconds
             for state in (State.OPEN, State.REPLAYING, State.PARKED):
                 WAITING.labels(state.value).set(waiting.get(state.value, 0))
@@ -194,7 +194,7 @@ class Collector:
 
     async def _transaction(self, letters: Sequence[Letter]) -> None:
         async with self._runtime.unit() as unit:
-            for letter, _ in await postgres.collect(unit.connection, letters):
+            for letter in await collecting.collect(unit.connection, letters):
                 if _is_news(letter):
                     unit.send(
                         DeadLetterOpened(

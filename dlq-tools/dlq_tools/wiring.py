@@ -3,7 +3,8 @@
 from functools import partial
 
 from contracts.deadletters.v1 import ReplayHandled
-from dlq_tools.adapters.postgres import PostgresDeadLetters, reconcile
+from dlq_tools.adapters.letters import PostgresDeadLetters
+from dlq_tools.adapters.reading import reconcile
 from dlq_tools.api import routes
 from dlq_tools.collector import collect_dead_letters, keep_house
 from dlq_tools.handlers import letter_of, note_proof
