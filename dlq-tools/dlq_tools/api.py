@@ -1,22 +1,19 @@
 """The failure desk's internal HTTP API: what `dlq` talks to. Operators only; every act names its actor and its reason."""
 
 import asyncio
-import base64
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
-from pydantic_core import to_json
 
 from contracts.registry import queues
 from dlq_tools import acts
-from dlq_tools.acts import Author, Done, Selection, TooMany
+from dlq_tools.acts import Author, Selection, TooMany
 from dlq_tools.adapters import campaigns, letters, reading
 from dlq_tools.adapters.filters import Filters
+from dlq_tools.answers import as_json, details, figures, shown
 from dlq_tools.domain import HistoryEntry, State
-from dlq_tools.personal import mask_body
 from dlq_tools.settings import Settings
 from infra.broker.topology import DEAD_SUFFIX
 from infra.chassis.port import operators_only
@@ -101,7 +98,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
     ) -> Response:
         filters = Filters(None, queue, type, group, state, since, correlation_id)
         async with runtime.engine.connect() as connection:
-            return _json(await reading.items(connection, filters, min(limit, settings.list_items_max)))
+            return as_json(await reading.items(connection, filters, min(limit, settings.list_items_max)))
 
     @router.get("/dead-letter-identities")
     async def list_identities(
@@ -112,7 +109,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
         """All dead letters, a page at a time: `after` is what the next page is asked for with, None after the last."""
         async with runtime.engine.connect() as connection:
             found = await reading.identities(connection, since, after or "", limit)
-        return _json({"letters": found, "after": found[-1]["id"] if len(found) == limit else None})
+        return as_json({"letters": found, "after": found[-1]["id"] if len(found) == limit else None})
 
     @router.get("/dead-queues")
     async def list_dead_queues() -> Response:
@@ -121,14 +118,14 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
             depths = {name: (await runtime.consumption.depth(name))[0] for name in dead_queues}
         except ConnectionError as error:
             raise HTTPException(503, str(error)) from error
-        return _json(depths)
+        return as_json(depths)
 
     @router.get("/dead-letters/{letter}")
     async def show_dead_letter(letter: Name) -> Response:
         async with runtime.engine.connect() as connection:
             found = await reading.item(connection, letter)
         # Masking looks at every byte, and a body may have many MiB.
-        return _json(await asyncio.to_thread(_shown, found, letter, revealed=False))
+        return as_json(await asyncio.to_thread(shown, found, letter, revealed=False))
 
     @router.post("/dead-letters/{letter}/reveal")
     async def reveal_dead_letter(letter: Name, body: RevealBody) -> Response:
@@ -137,7 +134,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
             if found is not None:
                 entry = HistoryEntry(letter, datetime.now(UTC), "revealed", f"operator:{body.actor}", body.reason)
                 await letters.insert_history(unit.connection, [entry])
-        return _json(_shown(found, letter, revealed=True))
+        return as_json(shown(found, letter, revealed=True))
 
     @router.post("/dead-letters/replay")
     async def replay_dead_letters(body: ActBody) -> Response:
@@ -153,7 +150,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
                 unit.rows += rows
         except TooMany as error:
             raise HTTPException(409, str(error)) from error
-        return _json({**_figures(done, dry_run=body.dry_run), **_details(done)})
+        return as_json({**figures(done, dry_run=body.dry_run), **details(done)})
 
     @router.post("/dead-letters/discard")
     async def discard_dead_letters(body: ActBody) -> Response:
@@ -168,19 +165,19 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
                 )
         except TooMany as error:
             raise HTTPException(409, str(error)) from error
-        return _json(
+        return as_json(
             {
                 "discarded": 0 if body.dry_run else len(done.letters),
                 "items": len(done.letters),
                 "dry_run": body.dry_run,
-                **_details(done),
+                **details(done),
             }
         )
 
     @router.get("/campaigns")
     async def list_campaigns(limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> Response:
         async with runtime.engine.connect() as connection:
-            return _json(await campaigns.figures(connection, None, min(limit, settings.list_items_max)))
+            return as_json(await campaigns.figures(connection, None, min(limit, settings.list_items_max)))
 
     @router.get("/campaigns/{campaign}")
     async def show_campaign(campaign: Name) -> Response:
@@ -188,67 +185,6 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
             found = await campaigns.figures(connection, campaign, 1)
             if not found:
                 raise HTTPException(404, f"there is no campaign {campaign!r}; see `dlq campaign list`")
-            return _json({**found[0], "results": await campaigns.results(connection, campaign)})
+            return as_json({**found[0], "results": await campaigns.results(connection, campaign)})
 
     return router
-
-
-def _figures(done: Done, *, dry_run: bool) -> dict[str, Any]:
-    return {
-        "campaign": done.campaign,
-        "items": len(done.letters),
-        "resolved": 0,
-        "failed_again": 0,
-        "pending": 0 if dry_run else len(done.letters),
-        "state": "dry-run" if dry_run else "running" if done.campaign else "empty",
-    }
-
-
-def _details(done: Done) -> dict[str, Any]:
-    return {
-        "ids": [letter.id for letter in done.letters],
-        "refused": [{"id": letter, "reason": reason} for letter, reason in done.refused],
-        "unknown": list(done.unknown),
-    }
-
-
-def _shown(found: Mapping[str, Any] | None, letter: str, *, revealed: bool) -> dict[str, Any]:
-    """The shape of `dlq show`. Raises HTTPException 404."""
-    if found is None:
-        raise HTTPException(404, f"there is no dead letter {letter!r}; see `dlq list`")
-    fields = ("id", "queue", "type", "message_id", "correlation_id", "subject", "kind", "error_class", "error", "attempts",
-              "first_failed_at", "last_failed_at", "group", "revision", "state")  # fmt: skip
-    original = dict(found["original"])
-    headers = original.pop("headers", {})
-    body: bytes = found["body"] if revealed else mask_body(found["body"])
-    failure = (
-        "trace",
-        "step",
-        "service",
-        "service_version",
-        "source",
-        "operation_id",
-        "partner_id",
-        "identity",
-        "signature",
-        "replays",
-    )
-    return {
-        **{name: found[name] for name in fields},
-        "headers": headers,
-        **_body(body),
-        "body_masked": body != found["body"],
-        "failure": {**{name: found[name] for name in failure}, "original": original},
-        "history": found["history"],
-    }
-
-
-def _body(body: bytes) -> dict[str, str]:
-    try:
-        return {"body": body.decode()}
-    except UnicodeDecodeError:
-        return {"body_base64": base64.b64encode(body).decode()}
-
-
-def _json(document: Any) -> Response:
-    return Response(to_json(document, inf_nan_mode="null"), media_type="application/json")

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from sqlalchemy.exc import SQLAlchemyError
 from yarl import URL
 
@@ -29,7 +29,8 @@ from contracts.message import owner_of
 from contracts.registry import FAILURE_DESK, queues
 from dlq_tools.adapters import collecting, reading
 from dlq_tools.domain import State
-from dlq_tools.letters import Found, Letter, read
+from dlq_tools.intake import Intake
+from dlq_tools.letters import Letter, read
 from dlq_tools.metrics import COLLECTED, WAITING
 from dlq_tools.settings import Settings
 from infra.broker import lenient_frames
@@ -110,7 +111,7 @@ class Collector:
         finally:
             await _close(connection)
 
-    async def _subscribe(self, connection: AbstractConnection, intake: "Intake") -> AbstractChannel:
+    async def _subscribe(self, connection: AbstractConnection, intake: Intake) -> AbstractChannel:
         channel = await connection.channel(publisher_confirms=False)
         channel.close_callbacks.add(intake.end)
         await channel.set_qos(prefetch_count=self._settings.collector_prefetch_count)
@@ -119,7 +120,7 @@ class Collector:
             await dead.consume(partial(intake.take, queue))
         return channel
 
-    async def _collect(self, connection: AbstractConnection, channel: AbstractChannel, intake: "Intake") -> None:
+    async def _collect(self, connection: AbstractConnection, channel: AbstractChannel, intake: Intake) -> None:
         next_probe = time.monotonic() + self._settings.watchdog_interval_seconds
         while not self._runtime.stopping.is_set():
             batch = intake.next_batch(self._settings.collector_batch_size_max, self._settings.collector_batch_bytes_max)
@@ -140,7 +141,7 @@ class Collector:
             underlay = await channel.get_underlay_channel()
             await underlay.basic_ack(tag, multiple=True)
 
-    async def _stop_or_arrival(self, intake: "Intake", seconds: float) -> None:
+    async def _stop_or_arrival(self, intake: Intake, seconds: float) -> None:
         stopping = asyncio.create_task(self._runtime.stopping.wait())
         arrival = asyncio.create_task(intake.wake.wait())
         try:
@@ -210,60 +211,6 @@ class Collector:
                     )
         for letter in letters:
             COLLECTED.labels(letter.queue, letter.kind).inc()
-
-
-class Intake:
-    """Deliveries of one channel by their tags, given out in the order of tags without gaps. Bounded by the prefetch counts."""
-
-    def __init__(self) -> None:
-        self._deliveries: dict[int, Found] = {}
-        self._next_tag = 1
-        self.wake = asyncio.Event()
-        self.ended = False
-        self.reason = "the connection was closed"
-
-    async def take(self, queue: str, message: AbstractIncomingMessage) -> None:
-        """A message from the dead queue of `queue`."""
-        self._deliveries[message.delivery_tag or 0] = _found(queue, message)
-        self.wake.set()
-
-    def end(self, _: Any = None, error: BaseException | None = None) -> None:
-        """The channel or its connection has gone, and its tags with it."""
-        self.ended = True
-        self.reason = str(error) or type(error).__name__ if error is not None else self.reason
-        self.wake.set()
-
-    def next_batch(self, size_max: int, bytes_max: int) -> list[tuple[Found, int]]:
-        """At least one, where there is one, and its tag; at most `bytes_max` together unless a single one is larger."""
-        batch: list[tuple[Found, int]] = []
-        size = 0
-        self.wake.clear()
-        while len(batch) < size_max and (found := self._deliveries.get(self._next_tag)) is not None:
-            size += len(found.body)
-            if batch and size > bytes_max:
-                break
-            batch.append((found, self._next_tag))
-            del self._deliveries[self._next_tag]
-            self._next_tag += 1
-        if self.ended:
-            self.wake.set()
-        return batch
-
-
-def _found(queue: str, message: AbstractIncomingMessage) -> Found:
-    return Found(
-        queue=queue,
-        body=message.body,
-        headers=message.headers or {},
-        content_type=message.content_type,
-        content_encoding=message.content_encoding,
-        message_id=message.message_id,
-        type=message.type,
-        correlation_id=message.correlation_id if isinstance(message.correlation_id, str) else None,
-        sender=message.user_id,
-        exchange=message.exchange or "",
-        routing_key=message.routing_key or "",
-    )
 
 
 def _is_news(letter: Letter) -> bool:

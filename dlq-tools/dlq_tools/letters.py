@@ -40,8 +40,6 @@ class Found:
     type: str | None
     correlation_id: str | None
     sender: str | None
-    exchange: str
-    routing_key: str
 
 
 @dataclass(frozen=True, slots=True)

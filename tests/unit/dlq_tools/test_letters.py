@@ -25,7 +25,7 @@ names = st.none() | st.text(max_size=20)
 def found(headers: Mapping[str, Any], sender: str | None = "credit", body: bytes = b"{}") -> Found:
     return Found(
         queue="credit.commands", body=body, headers=headers, content_type=None, content_encoding=None, message_id="m1",
-        type="credit.reserve-credit.v1", correlation_id="saga-1", sender=sender, exchange="dead-letters", routing_key="credit.commands",
+        type="credit.reserve-credit.v1", correlation_id="saga-1", sender=sender,
     )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_nobody_else_can_name_a_dead_letter_by_a_replay_header() -> None:
 def test_anything_at_all_becomes_a_letter_that_rows_take(
     headers: dict[str, Any], sender: str | None, name: str | None, body: bytes
 ) -> None:
-    letter = read(Found("credit.commands", body, headers, name, name, name, name, name, sender, name or "", name or ""), NOW)
+    letter = read(Found("credit.commands", body, headers, name, name, name, name, name, sender), NOW)
     _is_storable(letter, body)
 
 
