@@ -36,16 +36,14 @@ from dlq_tools.settings import Settings
 from infra.broker import lenient_frames
 from infra.broker.connection import BrokerUnreachable, library_failures
 from infra.broker.topology import DEAD_SUFFIX
-from infra.chassis.database import Trouble, classify
 from infra.chassis.metrics import CONSUMER_UP
+from infra.chassis.patience import Patience, rest
 from infra.chassis.runtime import Runtime
 
 HEARTBEAT_SECONDS: Final = 10
 CONNECT_SECONDS_MAX: Final = 10.0
 CLOSE_SECONDS_MAX: Final = 5.0
 PROBE_SECONDS_MAX: Final = 5.0
-OUTAGE_PAUSE_SECONDS_MAX: Final = 5.0
-MOMENTARY_TRIES_MAX: Final = 3
 
 
 async def collect_dead_letters(runtime: Runtime, settings: Settings) -> None:
@@ -57,9 +55,10 @@ async def collect_dead_letters(runtime: Runtime, settings: Settings) -> None:
             await collector.session()
         except (BrokerUnreachable, TimeoutError) as error:
             runtime.log.warning("collector_disconnected", reason=str(error)[:300] or "no answer in time")
-        collector.mark(False)
+        finally:
+            collector.mark(False)
         # Added at random, so that processes do not come back in step.
-        await _stopped_within(runtime, settings.collector_reconnect_seconds * (1 + random.random()))
+        await rest(runtime.stopping, settings.collector_reconnect_seconds * (1 + random.random()))
 
 
 async def keep_house(runtime: Runtime, settings: Settings) -> None:
@@ -76,7 +75,7 @@ async def keep_house(runtime: Runtime, settings: Settings) -> None:
                 WAITING.labels(state.value).set(waiting.get(state.value, 0))
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             runtime.log.warning("dead_letters_not_counted", error=str(error)[:300])
-        await _stopped_within(runtime, settings.measure_interval_seconds)
+        await rest(runtime.stopping, settings.measure_interval_seconds)
 
 
 class Collector:
@@ -86,6 +85,7 @@ class Collector:
         self._runtime = runtime
         self._settings = settings
         self._queues = queues()
+        self._patience = Patience(FAILURE_DESK, "*" + DEAD_SUFFIX, runtime.stopping)
         self.mark(False)
 
     def mark(self, up: bool) -> None:
@@ -162,36 +162,24 @@ class Collector:
                 await channel.close()
 
     async def _store(self, letters: Sequence[Letter]) -> None:
-        """Commits them, however long the database is away; nothing is acknowledged before."""
+        """Commits them, however long the database is away; nothing is acknowledged before.
+
+        Raises CancelledError when the process stops during an outage: what was not stored stays in its queue.
+        """
         try:
-            await self._patiently(letters)
+            await self._commit(letters)
             return
         except SQLAlchemyError as error:
             self._runtime.log.error("dead_letters_one_by_one", letters=len(letters), error=str(error)[:500])
         for letter in letters:
             try:
-                await self._patiently([letter])
+                await self._commit([letter])
             except SQLAlchemyError as error:
-                await self._patiently([_bare(letter, error)])
+                await self._commit([_bare(letter, error)])
 
-    async def _patiently(self, letters: Sequence[Letter]) -> None:
+    async def _commit(self, letters: Sequence[Letter]) -> None:
         """Raises SQLAlchemyError only when the data are at fault."""
-        pause, momentary = 0.1, 0
-        while True:
-            try:
-                await self._transaction(letters)
-                return
-            except (SQLAlchemyError, OSError, TimeoutError) as error:
-                trouble = classify(error)
-                if trouble is None or trouble is Trouble.DATA:
-                    raise
-                momentary += trouble is Trouble.MOMENTARY
-                if trouble is Trouble.MOMENTARY and momentary <= MOMENTARY_TRIES_MAX:
-                    continue
-                self._runtime.log.warning("collector_waits_for_database", error=str(error)[:300])
-                if await _stopped_within(self._runtime, pause):
-                    raise BrokerUnreachable("stopped during an outage; what was not stored stays in its queue") from error
-                pause = min(pause * 2, OUTAGE_PAUSE_SECONDS_MAX)
+        await self._patience.run(lambda: self._transaction(letters))
 
     async def _transaction(self, letters: Sequence[Letter]) -> None:
         async with self._runtime.unit() as unit:
@@ -234,13 +222,3 @@ async def _close(connection: AbstractConnection) -> None:
                 await connection.close()
     except (BrokerUnreachable, TimeoutError):
         return
-
-
-async def _stopped_within(runtime: Runtime, seconds: float) -> bool:
-    """Waits so long, or until the process stops; says whether it stops."""
-    try:
-        async with asyncio.timeout(seconds):
-            await runtime.stopping.wait()
-    except TimeoutError:
-        return False
-    return True
