@@ -14,9 +14,10 @@ from pydantic import BaseModel, create_model
 from contracts.message import Command, Message, owner_of
 from contracts.registry import ORCHESTRATOR, REGISTRY, Entry
 from contracts.values import Reason
-from orchestrator.expressions import RESERVED, Expression, ExpressionError, Language, Names
+from orchestrator.expressions import RESERVED, ExpressionError, Language
 from orchestrator.fit import allows_null, may_be_null, mismatch
 from orchestrator.language import EndPart, RetryPart, StepPart, UndoPart, WorkflowPart
+from orchestrator.names import Expression, Names
 from orchestrator.source import Path, Source
 from orchestrator.workflow import DONE, ENDS, REFUSED, Retry, Step, Template, Undo, Workflow
 

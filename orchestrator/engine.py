@@ -73,7 +73,6 @@ from pydantic import JsonValue
 
 from contracts import operation_id
 from contracts.message import Message
-from orchestrator.expressions import EvaluationError, Names
 from orchestrator.instance import (
     AT_REST,
     FINISHED,
@@ -90,6 +89,7 @@ from orchestrator.instance import (
     Stuck,
     UndoState,
 )
+from orchestrator.names import EvaluationError, Names
 from orchestrator.workflow import REFUSED, Retry, Step, Template, Undo, Workflow
 
 DETAIL_LENGTH_MAX: Final = 1000

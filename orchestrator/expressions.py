@@ -8,14 +8,15 @@ away. The second takes names as untyped values, and its program runs on the very
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from cel_expr_python import cel
 from pydantic import BaseModel, JsonValue
 
 from orchestrator.descriptors import Descriptors
+from orchestrator.language import EXPRESSION_LENGTH_MAX
+from orchestrator.names import EvaluationError, Expression, Names
 
-EXPRESSION_LENGTH_MAX: Final = 2000
 # Section "Syntax" of the CEL specification: identifiers that no variable may have.
 RESERVED: Final = frozenset(
     {"as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop"}
@@ -32,40 +33,6 @@ class ExpressionError(ValueError):
         self.line = line
         self.column = column
         super().__init__(problem)
-
-
-class EvaluationError(ValueError):
-    """Compiled, but cannot be computed from these values: the text, and what is missing or wrong."""
-
-
-class Names:
-    """The values that expressions of one moment see. Not changed after it is made, so that evaluations can share it.
-
-    Making CEL's own view of the values costs more than an evaluation does; it is made once, when first needed.
-    """
-
-    __slots__ = ("_activation", "values")
-
-    def __init__(self, values: Mapping[str, JsonValue]) -> None:
-        self.values = values
-        self._activation: tuple[cel.Env, cel.Activation] | None = None
-
-    def activation(self, env: cel.Env) -> cel.Activation:
-        """CEL's view of the values; shared by all expressions of one workflow, which have one environment."""
-        if self._activation is None or self._activation[0] is not env:
-            self._activation = (env, env.Activation(self.values))
-        return self._activation[1]
-
-
-class Expression(Protocol):
-    """A compiled expression. `type_name` is CEL's name of its type, such as `STRING` or `LIST<tutti.OrderLine>`."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def type_name(self) -> str: ...
-    def evaluate(self, names: Names) -> JsonValue:
-        """The value as JSON. Raises EvaluationError where a field is missing or an operation is not possible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +67,15 @@ class Program:
     compiled: cel.Expression
 
     def evaluate(self, names: Names) -> JsonValue:
-        value = self.compiled.eval(names.activation(self.env))
+        value = self.compiled.eval(self.activation(names))
         # A missing key is no exception of the library but a value of the type ERROR.
         if value.type() == cel.Type.ERROR:
             raise EvaluationError(f"`{self.text}` cannot be computed: {value.value()}")
         return value.plain_value()  # type: ignore[no-any-return]  # untyped library; `fit.py` refused what is not JSON
+
+    def activation(self, names: Names) -> cel.Activation:
+        """CEL's view of the values; shared by all expressions of one workflow, which have one environment."""
+        return names.view(self.env, self.env.Activation)
 
 
 class Language:

@@ -19,10 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from orchestrator.expressions import EXPRESSION_LENGTH_MAX
-
 SCHEMA_ID: Final = "https://tutti.example/schemas/workflow-v1.json"
 STEPS_MAX: Final = 100
+EXPRESSION_LENGTH_MAX: Final = 2000
 DURATION_MAX: Final = timedelta(days=400)
 _DURATION = re.compile(r"P(?:(\d+)W|(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?)")
 

@@ -8,7 +8,7 @@ from typing import Final
 from pydantic import JsonValue, ValidationError
 
 from contracts.message import Command, Message
-from orchestrator.expressions import EvaluationError, Expression, Names
+from orchestrator.names import EvaluationError, Expression, Names
 
 DONE: Final = "done"
 REFUSED: Final = "refused"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from orchestrator.definition import load_all
 from orchestrator.engine import Advance, Answer, Cancel, Input, Limits, Outgoing, Started, TimerDue, advance
-from orchestrator.expressions import Names
 from orchestrator.instance import AT_REST, FINISHED, Instance, State
+from orchestrator.names import Names
 from orchestrator.workflow import REFUSED, Retry, Step, Workflow
 from tests.scenarios.saga_suite.samples import ORDER_ID, SAMPLES
 

@@ -8,8 +8,8 @@ import pytest
 from contracts.registry import REGISTRY
 from orchestrator.definition import load_all
 from orchestrator.engine import Answer, Cancel, Started, cancel_before_start, cancellable, freeze, waits_for
-from orchestrator.expressions import EvaluationError, Names
 from orchestrator.instance import Instance, State, StepState
+from orchestrator.names import EvaluationError, Names
 from orchestrator.workflow import Retry, Template, Workflow
 from tests.scenarios.saga_suite.play import SAGA, WORKFLOWS, Play
 from tests.scenarios.saga_suite.samples import SAMPLES

@@ -4,7 +4,8 @@ import pytest
 
 from contracts.orders.v1 import OrderAccepted
 from contracts.pricing.v1 import OrderPriced
-from orchestrator.expressions import EvaluationError, Expression, ExpressionError, Language, Names, Path, Program
+from orchestrator.expressions import ExpressionError, Language, Path, Program
+from orchestrator.names import EvaluationError, Expression, Names
 from tests.scenarios.saga_suite.samples import SAMPLES
 
 TYPES = {"order": OrderAccepted, "price": OrderPriced}
@@ -90,7 +91,8 @@ def test_evaluations_of_one_moment_share_their_view_of_the_values() -> None:
     names = Names(NAMES.values)
 
     first.evaluate(names)
-    before = names.activation(first.env)
+    before = first.activation(names)
     second.evaluate(names)
 
-    assert names.activation(first.env) is before
+    assert isinstance(second, Program)
+    assert second.activation(names) is before
