@@ -1,6 +1,6 @@
 """The words of a workflow definition, as models. What is not here is refused by name; the JSON Schema is made from this.
 
-What the words mean together (do the messages exist, can the step start) is checked in `checks.py`.
+What the words mean together (do the messages exist, can the step start) is checked in `checks/`.
 """
 
 import json
