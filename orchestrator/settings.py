@@ -6,8 +6,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from infra.chassis.settings import ServiceSettings
-from orchestrator.engine import Limits
-from orchestrator.workflow import Retry
+from orchestrator.patience import Limits, Retry
 
 
 class Settings(ServiceSettings):

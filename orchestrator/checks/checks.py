@@ -14,7 +14,8 @@ from orchestrator.expressions import RESERVED
 from orchestrator.language import EndPart, WorkflowPart
 from orchestrator.names import Expression
 from orchestrator.source import Path, Source
-from orchestrator.workflow import ENDS, REFUSED, Step, Template, Workflow
+from orchestrator.template import Template
+from orchestrator.workflow import ENDS, REFUSED, Step, Workflow
 
 EVENTS_QUEUE: Final = f"{ORCHESTRATOR}.events"
 

@@ -9,8 +9,10 @@ from orchestrator.checks.messages import entry_of, outcomes_of
 from orchestrator.checks.reading import Reading
 from orchestrator.checks.templates import Templates
 from orchestrator.language import RetryPart, StepPart, UndoPart
+from orchestrator.patience import Retry
 from orchestrator.source import Source
-from orchestrator.workflow import DONE, REFUSED, Retry, Step, Template, Undo
+from orchestrator.template import Template, Undo
+from orchestrator.workflow import DONE, REFUSED, Step
 
 
 class StepChecks:

@@ -10,7 +10,7 @@ from orchestrator.checks.messages import nearest
 from orchestrator.checks.reading import Reading, Scope
 from orchestrator.names import Expression
 from orchestrator.source import Path, Source
-from orchestrator.workflow import Template
+from orchestrator.template import Template
 
 # Stands where a message is unknown, so that the other checks can go on.
 _NO_MESSAGE: Final = Message

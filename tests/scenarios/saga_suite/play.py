@@ -10,7 +10,8 @@ from orchestrator.definition import load_all
 from orchestrator.engine import Advance, Answer, Cancel, Input, Limits, Outgoing, Started, TimerDue, advance
 from orchestrator.instance import AT_REST, FINISHED, Instance, State
 from orchestrator.names import Names
-from orchestrator.workflow import REFUSED, Retry, Step, Workflow
+from orchestrator.patience import Retry
+from orchestrator.workflow import REFUSED, Step, Workflow
 from tests.scenarios.saga_suite.samples import ORDER_ID, SAMPLES
 
 # A workflow gets the whole suite by standing in one of these folders.

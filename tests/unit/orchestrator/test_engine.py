@@ -10,7 +10,9 @@ from orchestrator.definition import load_all
 from orchestrator.engine import Answer, Cancel, Started, cancel_before_start, cancellable, freeze, waits_for
 from orchestrator.instance import Instance, State, StepState
 from orchestrator.names import EvaluationError, Names
-from orchestrator.workflow import Retry, Template, Workflow
+from orchestrator.patience import Retry
+from orchestrator.template import Template
+from orchestrator.workflow import Workflow
 from tests.scenarios.saga_suite.play import SAGA, WORKFLOWS, Play
 from tests.scenarios.saga_suite.samples import SAMPLES
 

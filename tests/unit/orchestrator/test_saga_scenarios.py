@@ -12,7 +12,8 @@ from contracts.message import Command, Event, Message
 from orchestrator.engine import Answer, Started, advance
 from orchestrator.expressions import Language
 from orchestrator.instance import Instance, State
-from orchestrator.workflow import ENDS, Step, Template, Undo, Workflow
+from orchestrator.template import Template, Undo
+from orchestrator.workflow import ENDS, Step, Workflow
 from tests.support.shared_data import SHARED
 from tests.unit.orchestrator.test_engine import NOW
 
