@@ -8,7 +8,7 @@ import rfc8785
 from pydantic import ValidationError
 
 from orchestrator.checks import Checker
-from orchestrator.language import WorkflowPart
+from orchestrator.language import WorkflowPart, place_of
 from orchestrator.source import DefinitionError, Finding, Source, read
 from orchestrator.workflow import Workflow
 
@@ -71,7 +71,7 @@ def _parse(source: Source) -> WorkflowPart | None:
         return WorkflowPart.model_validate(source.document)
     except ValidationError as error:
         for item in error.errors():
-            path = tuple(part for part in item["loc"] if part not in ("UndoPart", "literal['none']"))
+            path = place_of(item["loc"])
             if item["type"] == "extra_forbidden":
                 source.report(
                     path,

@@ -7,14 +7,16 @@ import json
 import re
 import sys
 from datetime import timedelta
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     WithJsonSchema,
     model_validator,
 )
@@ -107,36 +109,88 @@ class UndoPart(Part):
 
 
 class StepPart(Part):
-    """One step: a `command` to be answered, or an event to `emit`."""
+    """What steps of every kind may say. A kind adds its own words; the first of them, `word`, tells it from the others."""
+
+    word: ClassVar[str]
 
     id: Kebab
     after: Annotated[tuple[Kebab, ...], Field(max_length=STEPS_MAX)] = ()
     when: Cel | None = None
-    command: WireName | None = None
-    emit: WireName | None = None
-    with_: Mapping = Field(default_factory=dict, alias="with")
-    answers: Answers | None = None
-    timeout: Duration | None = None
-    retry: RetryPart | None = None
     undo: UndoPart | Literal["none"] | None = None
     because: Words | None = None
     pivot: bool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_says_nothing(cls, said: Any) -> Any:
+        # What was once published is read for ever, and a word of another kind was allowed to stand there with null.
+        idle = {"command", "emit", "answers", "timeout", "retry"}
+        return {word: value for word, value in said.items() if value is not None or word not in idle}
+
+
+class CommandPart(StepPart):
+    """A step that asks the owner of the command for one effect, and goes by its answer."""
+
+    word: ClassVar[str] = "command"
+
+    command: WireName
+    with_: Mapping = Field(default_factory=dict, alias="with")
+    answers: Answers | None = None
+    timeout: Duration | None = None
+    retry: RetryPart | None = None
+
+    # Afterwards, and not by required fields: a misspelt word is found first, at its own place.
     @model_validator(mode="after")
-    def _is_of_one_kind(self) -> "StepPart":
-        if (self.command is None) == (self.emit is None):
-            raise ValueError("a step has either `command` or `emit`")
-        if self.command is not None and (self.answers is None or self.timeout is None):
+    def _ends_in_time(self) -> "CommandPart":
+        if self.answers is None or self.timeout is None:
             raise ValueError("a command needs `answers` and a `timeout`, or the process could wait for ever")
-        if self.emit is not None and (
-            self.answers or self.timeout or self.retry or self.pivot or isinstance(self.undo, UndoPart)
-        ):
-            raise ValueError("`emit` is done at once: it has no answers, timeout, retry, pivot or undo command")
         return self
 
-    @property
-    def wire_name(self) -> str:
-        return self.command or self.emit or ""
+
+class EmitPart(StepPart):
+    """A step that publishes an event, and is done at once."""
+
+    word: ClassVar[str] = "emit"
+
+    emit: WireName
+    with_: Mapping = Field(default_factory=dict, alias="with")
+    undo: Literal["none"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_done_at_once(cls, said: Any) -> Any:
+        if any(said.get(word) for word in ("answers", "timeout", "retry", "pivot")) or isinstance(said.get("undo"), dict):
+            raise ValueError("`emit` is done at once: it has no answers, timeout, retry, pivot or undo command")
+        return said
+
+
+_Kinds = Annotated[CommandPart, Tag(CommandPart.word)] | Annotated[EmitPart, Tag(EmitPart.word)]
+KINDS: Final[tuple[type[StepPart], ...]] = tuple(get_args(kind)[0] for kind in get_args(_Kinds))
+
+
+def _word_of(said: Any) -> str | None:
+    """The kind whose word stands there. Where a misspelt one does, the kind that it has most in common with will name it."""
+    if not isinstance(said, dict):
+        return None
+    found = [kind.word for kind in KINDS if said.get(kind.word) is not None]
+    words = {kind.word: _words_of(kind) for kind in KINDS}
+    if not found and not said.keys() <= set().union(*words.values()):
+        return max(words, key=lambda word: len(said.keys() & words[word]))
+    return found[0] if len(found) == 1 else None
+
+
+def _words_of(kind: type[StepPart]) -> set[str]:
+    return {info.alias or name for name, info in kind.model_fields.items()}
+
+
+AnyStepPart = Annotated[
+    _Kinds,
+    Discriminator(
+        _word_of,
+        custom_error_type="kind_of_step",
+        custom_error_message=f"a step has either {' or '.join(f'`{kind.word}`' for kind in KINDS)}",
+    ),
+]
 
 
 class EndPart(Part):
@@ -163,8 +217,15 @@ class WorkflowPart(Part):
     describe: Words
     start: StartPart
     input: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
-    steps: Annotated[tuple[StepPart, ...], Field(min_length=1, max_length=STEPS_MAX)]
+    steps: Annotated[tuple[AnyStepPart, ...], Field(min_length=1, max_length=STEPS_MAX)]
     finish: FinishPart
+
+
+def place_of(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Where in the text an error of these models stands: its location without the names of the alternatives it was tried on."""
+    if loc[:1] == ("steps",):
+        loc = loc[:2] + loc[3:]
+    return tuple(part for part in loc if part not in ("UndoPart", "literal['none']"))
 
 
 def json_schema() -> dict[str, Any]:

@@ -14,8 +14,10 @@ from orchestrator.expressions import RESERVED
 from orchestrator.language import EndPart, WorkflowPart
 from orchestrator.names import Expression
 from orchestrator.source import Path, Source
+from orchestrator.steps.kind import kind_of
+from orchestrator.steps.step import Step
 from orchestrator.template import Template
-from orchestrator.workflow import ENDS, REFUSED, Step, Workflow
+from orchestrator.workflow import ENDS, REFUSED, Workflow
 
 EVENTS_QUEUE: Final = f"{ORCHESTRATOR}.events"
 
@@ -111,7 +113,7 @@ class Checker:
                     f"the irreversible step `{self.pivot}` may run before `{one.id}`",
                     f"add `{one.id}` to the `after` of `{self.pivot}`, or `{self.pivot}` to its own",
                 )
-            elif REFUSED in (one.answers or {}):
+            elif REFUSED in kind_of(one).answers(one):
                 self.source.report(
                     path,
                     f"`{one.id}` can be refused after the irreversible step `{self.pivot}`",

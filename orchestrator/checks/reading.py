@@ -8,7 +8,6 @@ from typing import Any, Final
 from pydantic import BaseModel, create_model
 
 from contracts.message import Message
-from contracts.registry import REGISTRY
 from contracts.values import Reason
 from orchestrator.checks.graph import Graph
 from orchestrator.checks.messages import nearest
@@ -17,6 +16,7 @@ from orchestrator.fit import allows_null, may_be_null, mismatch
 from orchestrator.language import WorkflowPart
 from orchestrator.names import Expression, Names
 from orchestrator.source import Path, Source
+from orchestrator.steps.kind import kind_of
 from orchestrator.workflow import REFUSED
 
 PROCESS: Final = "process"
@@ -139,12 +139,10 @@ class Reading:
             certain[self.names[name]] = common | {"outcome"}
         return certain
 
-    def _answer_models(self, name: str, *, every_outcome: bool) -> list[type[Message]]:
-        answers = self._graph.steps[name].answers or {}
-        wire_names = [
-            wire_name for outcome, group in answers.items() if every_outcome or outcome != REFUSED for wire_name in group
-        ]
-        return [REGISTRY[wire_name].model for wire_name in wire_names if wire_name in REGISTRY]
+    def _answer_models(self, name: str, *, every_outcome: bool) -> list[type[BaseModel]]:
+        part = self._graph.steps[name]
+        answers = kind_of(part).answers(part)
+        return [model for outcome, models in answers.items() if every_outcome or outcome != REFUSED for model in models]
 
     def _hint(self, problem: str, scope: Scope) -> str:
         unknown = re.search(r"undeclared reference to '(\w+)", problem)

@@ -2,9 +2,10 @@
 
 from orchestrator.engine.engine import advance, cancel_before_start, cancellable, freeze, ignored
 from orchestrator.engine.outputs import Advance, History, Outgoing
-from orchestrator.engine.waiting import Waiting, waits_for
+from orchestrator.engine.waiting import waits_for
 from orchestrator.inputs import Answer, Cancel, DeadLettered, Input, Started, TimerDue
 from orchestrator.patience import Limits
+from orchestrator.steps.step import Waiting
 
 __all__ = [
     "Advance",

@@ -8,8 +8,9 @@ from orchestrator.engine.turn import Turn
 from orchestrator.inputs import Answer
 from orchestrator.instance import IN_FLIGHT, Compensation, State, StepState, UndoState
 from orchestrator.names import EvaluationError
+from orchestrator.steps.step import Step
 from orchestrator.template import Undo
-from orchestrator.workflow import REFUSED, Step
+from orchestrator.workflow import REFUSED
 
 
 def unwind(turn: Turn, ending: State) -> None:
@@ -20,9 +21,11 @@ def unwind(turn: Turn, ending: State) -> None:
     for step in reversed(turn.workflow.steps):
         record = turn.steps[step.id]
         unknown = record.state in IN_FLIGHT or record.state is StepState.TIMED_OUT
-        if step.undo is not None and (unknown or record.state is StepState.DONE):
-            followers = tuple(name for name in turn.plan if name in step.dependents)
-            turn.plan[step.id] = Compensation(step.id, step.undo.template.wire_name, step.undo.owner, followers)
+        entry = None
+        if unknown or record.state is StepState.DONE:
+            entry = step.undo_entry(tuple(name for name in turn.plan if name in step.dependents))
+        if entry is not None:
+            turn.plan[step.id] = entry
             turn.put(step, replace(record, due_at=None))
         elif record.state in IN_FLIGHT:
             turn.put(step, replace(record, state=StepState.UNDONE, due_at=None))

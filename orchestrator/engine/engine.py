@@ -248,7 +248,7 @@ def _dead_lettered(turn: Turn, event: DeadLettered) -> str | None:
     if step is None or turn.state in AT_REST:
         return "it is no step of this process, or the process is at rest"
     entry = turn.plan.get(step.id)
-    if event.wire_name == step.template.wire_name:
+    if step.is_asked_by(event.wire_name):
         turn.put(step, replace(turn.steps[step.id], dead_letter=event.dead_letter_id))
     elif entry is not None and event.wire_name == entry.command:
         turn.plan[step.id] = replace(entry, dead_letter=event.dead_letter_id)
@@ -288,7 +288,7 @@ def _cancel(turn: Turn, event: Cancel) -> str | None:
     pivot = turn.workflow.pivot
     in_flight = turn.steps[pivot.id].state if pivot is not None else None
     if pivot is not None and in_flight is StepState.BACKOFF:
-        forward.time_out(turn, pivot, turn.steps[pivot.id])
+        forward.conclude(turn, pivot, pivot.due(turn))
     elif in_flight is not StepState.SENT:
         backward.unwind(turn, State.CANCELLED)
     return None

@@ -14,8 +14,9 @@ from orchestrator.inputs import Started
 from orchestrator.instance import AT_REST, Compensation, Instance, Reason, State, StepRecord, Stuck
 from orchestrator.names import EvaluationError, Names
 from orchestrator.patience import Limits
+from orchestrator.steps.step import Step
 from orchestrator.template import Template
-from orchestrator.workflow import Step, Workflow
+from orchestrator.workflow import Workflow
 
 
 class Turn:
@@ -67,6 +68,13 @@ class Turn:
         """The step of this saga that an operation id names."""
         named = operation_id.split(name)
         return self.workflow.by_id.get(named.step) if named.saga == self.before.id and self.steps else None
+
+    @property
+    def cancelling(self) -> bool:
+        return self.cancellation is not None
+
+    def record(self, step: Step) -> StepRecord:
+        return self.steps[step.id]
 
     def is_due(self, moment: datetime | None) -> bool:
         return moment is not None and moment <= self.now

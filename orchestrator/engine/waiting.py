@@ -1,21 +1,8 @@
 """What a saga waits for: read by operators, and by ingress for its partners."""
 
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal
-
 from orchestrator.instance import AT_REST, IN_FLIGHT, Instance, State, UndoState
+from orchestrator.steps.step import Waiting
 from orchestrator.workflow import Workflow
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """One thing that a saga waits for: which of these answers, to which step, or what else, and by when."""
-
-    step: str | None
-    direction: Literal["do", "undo", "person"]
-    answers: tuple[str, ...]
-    by: datetime | None
 
 
 def waits_for(workflow: Workflow, instance: Instance) -> tuple[Waiting, ...]:
@@ -25,7 +12,7 @@ def waits_for(workflow: Workflow, instance: Instance) -> tuple[Waiting, ...]:
     if instance.stuck is not None and instance.stuck.frozen:
         return (Waiting(None, "person", (), instance.stuck.alert_at),)
     waits = [
-        Waiting(step.id, "do", tuple(step.answers), instance.steps[step.id].due_at)
+        step.waits(instance.steps[step.id])
         for step in workflow.steps
         if instance.state is State.RUNNING and instance.steps[step.id].state in IN_FLIGHT
     ]

@@ -7,7 +7,8 @@ import pytest
 from contracts.registry import REGISTRY
 from orchestrator.engine import Answer, DeadLettered
 from orchestrator.instance import State
-from orchestrator.workflow import REFUSED, Step, Workflow
+from orchestrator.steps.step import Step
+from orchestrator.workflow import REFUSED, Workflow
 from tests.scenarios.saga_suite.play import LIMITS, WORKFLOWS, Play, can
 from tests.scenarios.saga_suite.samples import SAMPLES
 
@@ -20,7 +21,7 @@ def each(*conditions: object) -> pytest.MarkDecorator:
         pytest.param(workflow, step, id=f"{workflow.name}-v{workflow.version}-{step.id}")
         for workflow in WORKFLOWS
         for step in workflow.steps
-        if step.is_command and all(condition(step) for condition in conditions)  # type: ignore[operator]
+        if step.answers and all(condition(step) for condition in conditions)  # type: ignore[operator]
     ]
     return pytest.mark.parametrize(("workflow", "step"), cases)
 

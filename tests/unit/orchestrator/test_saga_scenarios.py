@@ -1,6 +1,7 @@
 """Saga runs that somebody else's library tests, restated as data: our engine sends the same in the same order."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -12,8 +13,11 @@ from contracts.message import Command, Event, Message
 from orchestrator.engine import Answer, Started, advance
 from orchestrator.expressions import Language
 from orchestrator.instance import Instance, State
+from orchestrator.steps.command import CommandStep
+from orchestrator.steps.emit import EmitStep
+from orchestrator.steps.step import Step
 from orchestrator.template import Template, Undo
-from orchestrator.workflow import ENDS, Step, Workflow
+from orchestrator.workflow import ENDS, Workflow
 from tests.support.shared_data import SHARED
 from tests.unit.orchestrator.test_engine import NOW
 
@@ -36,14 +40,20 @@ def step_of(raw: dict[str, Any], before: list[str], language: Language, types: d
     name = f"step-{raw['step']}"
     when = language.compile(f"data.{raw['when']} == true", types) if "when" in raw else None
     if "notification" in raw:
-        return Step(name, template(raw["notification"], Event), tuple(before), when, because="nobody answers it")
+        return EmitStep(
+            id=name,
+            template=template(raw["notification"], Event),
+            after=tuple(before),
+            when=when,
+            because="nobody answers it",
+        )
     do = raw.get("command") or raw["local"]
     undo = raw.get("compensate_command") or raw.get("compensate") or raw.get("compensate_notification")
-    return Step(
-        name,
-        template(do, Command),
-        tuple(before),
-        when,
+    return CommandStep(
+        id=name,
+        template=template(do, Command),
+        after=tuple(before),
+        when=when,
         answers={f"{do}.done": "done", f"{do}.no.v1": "refused"},
         undo=Undo(template(undo, Command), {f"{undo}.done": "done"}, "somebody", timedelta(seconds=30)) if undo else None,
         because=None if undo else "it changes nothing",
@@ -66,15 +76,10 @@ def workflow_of(scenario: dict[str, Any]) -> Workflow:
         start_when=None,
         input_name="data",
         steps=tuple(
-            Step(**{**fields(step), "dependents": frozenset(later.id for later in steps[number + 1 :])})
-            for number, step in enumerate(steps)
+            replace(step, dependents=frozenset(later.id for later in steps[number + 1 :])) for number, step in enumerate(steps)
         ),
         ends={end: template(f"End{end}", Event) for end in ENDS},
     )
-
-
-def fields(step: Step) -> dict[str, Any]:
-    return {name: getattr(step, name) for name in Step.__slots__ if name not in ("patience", "dependents")}
 
 
 @pytest.mark.skipif(not SCENARIOS, reason=f"{FILE.name} is not beside the project; see README.md there for its origin")
