@@ -8,8 +8,6 @@ from orchestrator.names import Expression
 from orchestrator.steps.step import Step
 from orchestrator.template import Template
 
-DONE: Final = "done"
-REFUSED: Final = "refused"
 ENDS: Final = ("completed", "refused", "cancelled", "failed")
 
 

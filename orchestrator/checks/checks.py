@@ -15,9 +15,9 @@ from orchestrator.language import EndPart, WorkflowPart
 from orchestrator.names import Expression
 from orchestrator.source import Path, Source
 from orchestrator.steps.kind import kind_of
-from orchestrator.steps.step import Step
+from orchestrator.steps.step import REFUSED, Step
 from orchestrator.template import Template
-from orchestrator.workflow import ENDS, REFUSED, Workflow
+from orchestrator.workflow import ENDS, Workflow
 
 EVENTS_QUEUE: Final = f"{ORCHESTRATOR}.events"
 

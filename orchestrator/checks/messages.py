@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contracts.message import Command
 from contracts.registry import ORCHESTRATOR, REGISTRY, Entry
 from orchestrator.source import Path, Source
-from orchestrator.workflow import DONE, REFUSED
+from orchestrator.steps.step import DONE, REFUSED
 
 
 def entry_of(source: Source, wire_name: str, path: Path, *, command: bool) -> Entry | None:

@@ -17,7 +17,7 @@ from orchestrator.language import WorkflowPart
 from orchestrator.names import Expression, Names
 from orchestrator.source import Path, Source
 from orchestrator.steps.kind import kind_of
-from orchestrator.workflow import REFUSED
+from orchestrator.steps.step import REFUSED
 
 PROCESS: Final = "process"
 

@@ -13,9 +13,8 @@ from orchestrator.language import StepPart, UndoPart
 from orchestrator.names import Expression
 from orchestrator.source import Source
 from orchestrator.steps.kind import Frame, kind_of
-from orchestrator.steps.step import Step
+from orchestrator.steps.step import DONE, REFUSED, Step
 from orchestrator.template import Template, Undo
-from orchestrator.workflow import DONE, REFUSED
 
 
 class StepChecks:

@@ -8,9 +8,8 @@ from orchestrator.engine.turn import Turn
 from orchestrator.inputs import Answer
 from orchestrator.instance import IN_FLIGHT, Compensation, State, StepState, UndoState
 from orchestrator.names import EvaluationError
-from orchestrator.steps.step import Step
+from orchestrator.steps.step import REFUSED, Step
 from orchestrator.template import Undo
-from orchestrator.workflow import REFUSED
 
 
 def unwind(turn: Turn, ending: State) -> None:

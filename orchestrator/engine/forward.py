@@ -8,8 +8,7 @@ from orchestrator.engine.turn import Turn
 from orchestrator.inputs import Answer
 from orchestrator.instance import IN_FLIGHT, SETTLED, State, StepRecord, StepState
 from orchestrator.names import EvaluationError
-from orchestrator.steps.step import GivenUp, Step, Verdict
-from orchestrator.workflow import REFUSED
+from orchestrator.steps.step import REFUSED, GivenUp, Step, Verdict
 
 
 def proceed(turn: Turn) -> None:

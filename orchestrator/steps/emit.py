@@ -4,9 +4,8 @@ from dataclasses import dataclass, replace
 
 from orchestrator.language import EmitPart
 from orchestrator.steps.kind import Kind, StepCheck
-from orchestrator.steps.step import Draft, Step, Verdict
+from orchestrator.steps.step import DONE, Draft, Step, Verdict
 from orchestrator.template import Template
-from orchestrator.workflow import DONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from pydantic import JsonValue
 
@@ -14,6 +14,10 @@ from orchestrator.instance import Compensation, StepRecord, StepState
 from orchestrator.names import Expression, Names
 from orchestrator.patience import Limits
 from orchestrator.template import Template, Undo
+
+# Outcomes that every kind may have; a definition adds names of its own.
+DONE: Final = "done"
+REFUSED: Final = "refused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from orchestrator.engine import Advance, Answer, Cancel, Input, Limits, Outgoing
 from orchestrator.instance import AT_REST, FINISHED, Instance, State
 from orchestrator.names import Names
 from orchestrator.patience import Retry
-from orchestrator.steps.step import Step
-from orchestrator.workflow import REFUSED, Workflow
+from orchestrator.steps.step import REFUSED, Step
+from orchestrator.workflow import Workflow
 from tests.scenarios.saga_suite import kinds
 from tests.scenarios.saga_suite.samples import ORDER_ID, SAMPLES
 

@@ -7,8 +7,8 @@ import pytest
 from contracts.registry import REGISTRY
 from orchestrator.engine import Answer, DeadLettered
 from orchestrator.instance import State
-from orchestrator.steps.step import Step
-from orchestrator.workflow import REFUSED, Workflow
+from orchestrator.steps.step import REFUSED, Step
+from orchestrator.workflow import Workflow
 from tests.scenarios.saga_suite.play import LIMITS, WORKFLOWS, Play, can
 from tests.scenarios.saga_suite.samples import SAMPLES
 

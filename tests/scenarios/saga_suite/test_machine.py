@@ -14,7 +14,8 @@ from hypothesis.stateful import (
 
 from orchestrator.engine import Answer, DeadLettered, Outgoing, Started, TimerDue, freeze
 from orchestrator.instance import AT_REST, FINISHED, IN_FLIGHT, State, UndoState
-from orchestrator.workflow import REFUSED, Workflow
+from orchestrator.steps.step import REFUSED
+from orchestrator.workflow import Workflow
 from tests.scenarios.saga_suite.play import WORKFLOWS, Play
 from tests.scenarios.saga_suite.samples import SAMPLES
 

@@ -10,8 +10,8 @@ from orchestrator.engine import Cancel, waits_for
 from orchestrator.instance import State, StepState
 from orchestrator.language import KINDS
 from orchestrator.steps.kind import kind_of
-from orchestrator.steps.step import Draft, GivenUp, Step, Verdict
-from orchestrator.workflow import DONE, REFUSED, Workflow
+from orchestrator.steps.step import DONE, REFUSED, Draft, GivenUp, Step, Verdict
+from orchestrator.workflow import Workflow
 from tests.scenarios.saga_suite import kinds
 from tests.scenarios.saga_suite.play import Play
 
