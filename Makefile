@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that test side by side: more than processors, since most of a test on real servers is waiting.
+LANES ?= 3
 
 .PHONY: help setup demo test check bench lock clean
 
@@ -19,9 +21,7 @@ demo: setup ## Run real orders through a private stack, break it, repair it (KEE
 	@$(BIN)/python -m infra.stack.demo
 
 test: setup check ## Everything the project promises, checked
-	@$(BIN)/python -m pytest tests/unit
-	@$(BIN)/python -m pytest tests/integration tests/scenarios
-	@$(BIN)/python -m pytest tests/faults
+	@$(BIN)/python -m pytest -n $(LANES)
 
 check: setup ## Lint, types, architecture
 	@$(BIN)/ruff format --check .   # `.venv/bin/ruff format .` mends it

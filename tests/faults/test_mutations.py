@@ -1,6 +1,6 @@
 """Guards against tests that prove nothing: with one protection turned off in a copy of the tree, a chosen test goes red.
 
-Each copy differs in one line. The tests run on the fault platform's servers, in databases and virtual hosts of their own.
+Each copy differs in one line. The tests run on the servers of this one, in databases and virtual hosts of their own.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.platform import Platform, clean_environment
+from tests.support.platform import clean_environment
+from tests.support.servers import TestServers
 
 TREE = Path(__file__).parents[2]
 COPIED = ("contracts", "dlq-tools", "infra", "orchestrator", "services", "tests", "pyproject.toml")
@@ -65,21 +66,21 @@ MUTATIONS = (
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.protects.replace(" ", "-"))
-async def test_without_its_protection_the_suite_goes_red(fragile: Platform, tmp_path: Path, mutation: Mutation) -> None:
+async def test_without_its_protection_the_suite_goes_red(servers: TestServers, tmp_path: Path, mutation: Mutation) -> None:
     copy = _copy(tmp_path)
     file = copy / mutation.file
     text = file.read_text()
     assert text.count(mutation.line) == 1, f"{mutation.file} has changed; say here which line protects now"
     file.write_text(text.replace(mutation.line, mutation.instead))
 
-    code, output = await _run(copy, fragile, mutation.test)
+    code, output = await _run(copy, servers, mutation.test)
 
     assert code == TESTS_FAILED, output
     assert "1 failed" in output, output
 
 
-async def test_the_same_tests_are_green_in_an_unchanged_copy(fragile: Platform, tmp_path: Path) -> None:
-    code, output = await _run(_copy(tmp_path), fragile, *(mutation.test for mutation in MUTATIONS))
+async def test_the_same_tests_are_green_in_an_unchanged_copy(servers: TestServers, tmp_path: Path) -> None:
+    code, output = await _run(_copy(tmp_path), servers, *(mutation.test for mutation in MUTATIONS))
 
     assert code == 0, output
 
@@ -95,12 +96,11 @@ def _copy(directory: Path) -> Path:
     return copy
 
 
-async def _run(copy: Path, platform: Platform, *tests: str) -> tuple[int, str]:
-    """pytest in the copy, on the platform's servers: its exit code, and what it printed."""
+async def _run(copy: Path, servers: TestServers, *tests: str) -> tuple[int, str]:
+    """pytest in the copy, on the same servers: its exit code, and what it printed."""
     environment = {
         **clean_environment(),
-        "TUTTI_TEST_HOME": str(platform.home.path),
-        "TUTTI_TEST_FRAGILE": str(platform.home.path),
+        "TUTTI_TEST_HOME": str(servers.home.path),
         # Before the checkout that the environment's installation points to.
         "PYTHONPATH": os.pathsep.join([str(copy), str(copy / "dlq-tools")]),
         "PYTHONDONTWRITEBYTECODE": "1",

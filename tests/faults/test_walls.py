@@ -1,19 +1,15 @@
 """Walls that stand when everything before them has failed: unique keys of the domain tables, and the lock of the relay's sweeper."""
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from yarl import URL
 
 from infra.chassis.relay import SWEEP
 from infra.chassis.schema import upgrade
 from tests.support.ledger_bench import connect
-from tests.support.platform import Platform
 
 SECOND_EFFECTS = {
     "credit": """
@@ -31,23 +27,10 @@ SECOND_EFFECTS = {
 }
 
 
-@pytest.fixture
-async def empty_database(fragile: Platform) -> AsyncIterator[str]:
-    """A database of its own on the platform's server."""
-    name = f"wall_{secrets.token_hex(6)}"
-    admin = await asyncpg.connect(fragile.addresses["database"])
-    try:
-        await admin.execute(f'CREATE DATABASE "{name}"')
-        yield str(URL(fragile.addresses["database"]).with_path(f"/{name}"))
-        await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-    finally:
-        await admin.close()
-
-
 @pytest.mark.parametrize("service", sorted(SECOND_EFFECTS))
-async def test_a_second_effect_of_one_operation_is_refused_by_its_table(empty_database: str, service: str) -> None:
-    await upgrade(empty_database, service, f"services.{service}")
-    connection = await asyncpg.connect(empty_database)
+async def test_a_second_effect_of_one_operation_is_refused_by_its_table(database_url: str, service: str) -> None:
+    await upgrade(database_url, service, f"services.{service}")
+    connection = await asyncpg.connect(database_url)
     try:
         await connection.execute(SECOND_EFFECTS[service], "ord_1")
 
@@ -66,9 +49,9 @@ SWEEP_VALUES = {"lease": 60.0, "age": 1.0, "held": [], "limit": 10}
 OVERLAP_SECONDS = 0.5
 
 
-async def test_two_sweepers_at_the_same_moment_take_different_rows(empty_database: str) -> None:
-    await upgrade(empty_database, "credit", "services.credit")
-    engine = connect(empty_database)
+async def test_two_sweepers_at_the_same_moment_take_different_rows(database_url: str) -> None:
+    await upgrade(database_url, "credit", "services.credit")
+    engine = connect(database_url)
     try:
         async with engine.begin() as connection:
             await connection.execute(LEFT_BEHIND)

@@ -20,7 +20,10 @@ import yaml
 from infra.stack.jobs.secrets import BROKER_HOST, DATABASE, DATABASE_HOST, SecretFiles
 from infra.stack.local.home import choose_port
 from infra.stack.local.layout import PACKAGES
-from infra.stack.local.servers import Servers, start_servers
+from infra.stack.local.process import end_with_parent
+from infra.stack.local.servers import Servers
+from tests.support.servers import private_servers
+from tests.support.waiting import wait_until
 
 PROJECT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]
@@ -61,19 +64,23 @@ class Containers:
         command = [sys.executable, *SERVICES[name]["command"][1:]]
         with (self.logs / name).open("wb") as log:
             self.running[name] = subprocess.Popen(
-                command, env=self.environment(name), cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT
+                command,
+                env=self.environment(name),
+                cwd=PROJECT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=end_with_parent(signal.SIGTERM),
             )
 
     async def until_healthy(self, name: str) -> None:
         program = SERVICES[name]["healthcheck"]["test"][3].replace("8000", str(self.port(name)))
-        try:
-            async with asyncio.timeout(READY_SECONDS_MAX):
-                while not await _succeeds(program):
-                    assert self.running[name].poll() is None, self.said(name)
-                    # Each question is a new interpreter, which would take the processor from what it asks about.
-                    await asyncio.sleep(0.5)
-        except TimeoutError:
-            pytest.fail(f"{name} did not become healthy: {self.said(name)}")
+
+        async def healthy() -> bool:
+            assert self.running[name].poll() is None, self.said(name)
+            return await _succeeds(program)
+
+        # Each question is a new interpreter, which would take the processor from what it asks about.
+        await wait_until(healthy, within=READY_SECONDS_MAX, what=f"{name} is healthy; its log is in {self.logs}", every=0.5)
 
     def said(self, name: str) -> str:
         return (self.logs / name).read_text()[-3000:]
@@ -102,17 +109,16 @@ def _at_their_addresses(servers: Servers, directory: Path) -> None:
 
 @pytest.fixture
 def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
-    servers = asyncio.run(start_servers(tmp_path_factory.mktemp("servers")))
     containers = Containers(tmp_path_factory.mktemp("secrets"), tmp_path_factory.mktemp("logs"))
-    try:
+    with private_servers(tmp_path_factory.mktemp("servers")) as servers:
         SecretFiles(containers.secrets).write_missing()
         _at_their_addresses(servers, containers.secrets)
-        yield containers
-    finally:
-        for process in containers.running.values():
-            process.kill()
-            process.wait()
-        asyncio.run(servers.stop())
+        try:
+            yield containers
+        finally:
+            for process in containers.running.values():
+                process.kill()
+                process.wait()
 
 
 async def test_jobs_end_services_become_healthy_the_sample_loads_and_all_stop_in_time(containers: Containers):

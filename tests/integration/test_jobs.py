@@ -13,17 +13,15 @@ import pytest
 from contracts.registry import queues
 from infra.stack.jobs import schema, secrets, topology
 from infra.stack.local.layout import PACKAGES
-from infra.stack.local.servers import Servers, start_servers
+from infra.stack.local.servers import Servers
 from infra.terminal.exit_codes import ExitCode
+from tests.support.servers import private_servers
 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    private = asyncio.run(start_servers(tmp_path_factory.mktemp("servers")))
-    try:
+    with private_servers(tmp_path_factory.mktemp("servers")) as private:
         yield private
-    finally:
-        asyncio.run(private.stop())
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import httpx2
 import psutil
 
 from infra.stack.local import stack
-from infra.stack.local.process import MARKER
+from infra.stack.local.process import MARKER, end_with_parent
 from tests.support.history import History
 from tests.support.platform import Platform
 from tests.support.waiting import wait_until
@@ -121,7 +121,11 @@ def replica(
     log = directory / f"{'-'.join(services)}-{time.monotonic_ns()}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*psutil.Process(platform.pid(services[0])).cmdline()[:3], *services], env=environment, stdout=output, stderr=output
+            [*psutil.Process(platform.pid(services[0])).cmdline()[:3], *services],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            preexec_fn=end_with_parent(signal.SIGTERM),
         )
     try:
         yield Replica(tuple(services), process, {service: f"http://127.0.0.1:{port}" for service, port in ports.items()}, log)

@@ -14,6 +14,7 @@ import pytest
 
 from infra.stack.local import stack
 from infra.stack.local.home import Home, open_home
+from tests.support.guard import guarded
 
 UP_SECONDS_MAX = 180.0
 REQUEST_SECONDS_MAX = 40.0
@@ -67,17 +68,18 @@ def clean_environment() -> dict[str, str]:
 def started(path: Path, *flags: str, env: dict[str, str] | None = None) -> Iterator[Platform]:
     """A platform for the length of the block. TUTTI_... settings for its services may be given in `env`."""
     home = open_home(path)
-    detached = stack.start_detached(
-        home,
-        [sys.executable, "-m", "infra.stack.cli.main", "up", *flags],
-        UP_SECONDS_MAX,
-        env={**clean_environment(), **(env or {}), "TUTTI_HOME": str(path)},
-    )
-    try:
-        yield Platform(home, home.addresses())
-    finally:
-        stack.down(home)
-        detached.process.wait(timeout=60)
+    with guarded(path):
+        detached = stack.start_detached(
+            home,
+            [sys.executable, "-m", "infra.stack.cli.main", "up", *flags],
+            UP_SECONDS_MAX,
+            env={**clean_environment(), **(env or {}), "TUTTI_HOME": str(path)},
+        )
+        try:
+            yield Platform(home, home.addresses())
+        finally:
+            stack.down(home)
+            detached.process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")

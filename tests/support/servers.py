@@ -10,7 +10,7 @@ import os
 import secrets
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from yarl import URL
 from infra.stack.local.home import Home, open_home
 from infra.stack.local.servers import Servers, start_servers
 from infra.stack.local.stack import status
+from tests.support.guard import guarded
 
 EVALUATION_SECONDS = 20.0
 MANAGEMENT_SECONDS = 10.0
@@ -122,8 +123,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServers]:
             pytest.fail(f"TUTTI_TEST_HOME is {given}, but no servers run there (no addresses.json)")
         yield TestServers(home, addresses["broker"], addresses["management"], addresses["database"], private=None)
         return
-    private = asyncio.run(start_servers(tmp_path_factory.mktemp("servers")))
-    try:
+    with private_servers(tmp_path_factory.mktemp("servers")) as private:
         yield TestServers(
             private.home,
             private.broker_admin_url,
@@ -131,8 +131,17 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServers]:
             private.database_admin_url,
             private,
         )
-    finally:
-        asyncio.run(private.stop())
+
+
+@contextmanager
+def private_servers(home: Path) -> Iterator[Servers]:
+    """A pair for the length of the block, which may do with it what it likes."""
+    with guarded(home):
+        private = asyncio.run(start_servers(home))
+        try:
+            yield private
+        finally:
+            asyncio.run(private.stop())
 
 
 @pytest.fixture

@@ -114,15 +114,15 @@ async def begin(spec: ProcessSpec, home: Path) -> tuple[asyncio.subprocess.Proce
         user=user.uid if user else None,
         group=user.gid if user else None,
         extra_groups=[] if user else None,
-        preexec_fn=_end_with_parent(spec.stop_signal),
+        preexec_fn=end_with_parent(spec.stop_signal),
     )
     if process.stdout is None:
         raise OSError("no pipe for the output")
     return process, process.stdout
 
 
-def _end_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
-    """To be called in the child: the kernel signals it when the supervisor dies, even by SIGKILL.
+def end_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
+    """To be called in the child: the kernel signals it when its parent dies, even by SIGKILL.
 
     subprocess calls it after the change of user, which matters: that change would clear the setting.
     Elsewhere than on Linux the next `up` or `down` finds the leftovers by their marker.

@@ -27,6 +27,7 @@ from infra.chassis.crash_points import POINTS
 from infra.chassis.decoding import Raw
 from infra.chassis.retries import Retry
 from infra.chassis.schema import upgrade
+from infra.stack.local.process import end_with_parent
 from tests.support.ledger.wiring import TABLE
 from tests.support.ledger_bench import Bench, connect
 from tests.support.ledger_service import (
@@ -86,7 +87,12 @@ class Stage:
         }
         with self.log.open("ab") as log:
             self.running = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.support.ledger", cwd=ROOT, env=environment, stdout=log, stderr=log
+                *(sys.executable, "-m", "tests.support.ledger"),
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                preexec_fn=end_with_parent(signal.SIGTERM),
             )
         return self.running
 
