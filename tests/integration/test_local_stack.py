@@ -25,8 +25,9 @@ from infra.stack.local.home import Home, open_home
 from infra.stack.local.leftovers import leftovers
 from infra.stack.local.servers import Servers, management_url_of, prepare_servers, start_servers
 from infra.stack.local.stack import down, reset, status
-
-RA_AUTOSAVE_SECONDS = 1.0
+from tests.support.guard import guarded
+from tests.support.servers import private_servers, store_queue_names
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(180)]
 
@@ -35,12 +36,16 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(180)]
 def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     closed = tmp_path_factory.mktemp("closed")
     closed.chmod(0o700)
-    servers = asyncio.run(start_servers(closed / "home"))
-    try:
+    with private_servers(closed / "home") as servers:
         yield servers
-    finally:
-        asyncio.run(servers.stop())
-        assert leftovers(servers.home) == []
+    assert leftovers(servers.home) == []
+
+
+@pytest.fixture
+def guarded_home(tmp_path: Path) -> Iterator[Path]:
+    """Where a test starts a pair of its own."""
+    with guarded(tmp_path / "home"):
+        yield tmp_path / "home"
 
 
 def findings(home: Home) -> dict[str, Finding]:
@@ -98,12 +103,9 @@ async def test_the_management_api_counts_messages(private: Servers) -> None:
         channel = await connection.channel()
         await channel.declare_queue("counted", durable=True, arguments={"x-queue-type": "quorum"})
         await channel.default_exchange.publish(aio_pika.Message(b"one"), "counted")
-        async with httpx2.AsyncClient(trust_env=False) as client, asyncio.timeout(30):
-            while True:
-                answer = await client.get(f"{private.management_url}/api/queues/%2F/counted")
-                if answer.json().get("messages") == 1:
-                    break
-                await asyncio.sleep(0.2)
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            address = f"{private.management_url}/api/queues/%2F/counted"
+            await wait_until(lambda: client.get(address), lambda answer: answer.json().get("messages") == 1, every=0.2)
 
 
 @pytest.mark.parametrize("kill", [True, False])
@@ -128,8 +130,8 @@ async def test_what_was_confirmed_survives_the_death_of_the_broker(private: Serv
         channel = await connection.channel(publisher_confirms=True)
         await channel.declare_queue("kept", durable=True, arguments=quorum)
         await channel.default_exchange.publish(message, "kept")
-        # A quorum queue that is younger than Ra's auto-save of its directory (0.5 s) does not survive a kill.
-        await asyncio.sleep(RA_AUTOSAVE_SECONDS)
+        assert before is not None
+        await store_queue_names(before)
         restarting = asyncio.create_task(private.restart_broker(kill=True))
         await private.until("broker", lambda row: row["state"] == "restarting")
         # The document is there although the broker is not.
@@ -152,8 +154,8 @@ async def test_the_doctor_knows_our_own_ports_and_finds_nothing_wrong(private: S
     assert found["supervisor"].detail.endswith(str(private.detached.process.pid))
 
 
-async def test_a_pair_that_lost_everything_by_kill_leaves_nothing_and_starts_again(tmp_path: Path) -> None:
-    servers = await start_servers(tmp_path / "home")
+async def test_a_pair_that_lost_everything_by_kill_leaves_nothing_and_starts_again(guarded_home: Path) -> None:
+    servers = await start_servers(guarded_home)
     home = servers.home
     broker_port = urlsplit(servers.broker_admin_url).port
     victims = (servers.detached.process.pid, servers.broker_pid, servers.database_pid)
@@ -175,8 +177,8 @@ async def test_a_pair_that_lost_everything_by_kill_leaves_nothing_and_starts_aga
     assert list(home.path.iterdir()) == []
 
 
-async def test_a_postgres_without_its_supervisor_is_recognised_and_ended(tmp_path: Path) -> None:
-    servers = await start_servers(tmp_path / "home")
+async def test_a_postgres_without_its_supervisor_is_recognised_and_ended(guarded_home: Path) -> None:
+    servers = await start_servers(guarded_home)
     postmaster = psutil.Process(servers.database_pid)
     # Stopped, it cannot follow the kernel's request to end with its parent.
     postmaster.suspend()

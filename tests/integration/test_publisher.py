@@ -20,7 +20,8 @@ from infra.broker.confirm_channel import ConfirmChannel
 from infra.broker.connection import BrokerUnreachable, ConnectionSettings
 from infra.broker.publisher import Outcome, Outgoing, Publisher, PublisherSettings, Receipt
 from tests.support.proxy import TcpProxy, proxy_before
-from tests.support.servers import TestBroker
+from tests.support.servers import TestBroker, store_queue_names
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120)]
 
@@ -31,7 +32,6 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SHORT = PublisherSettings(timeout_seconds=1.0, channel_open_seconds=0.5, connection=ConnectionSettings(reconnect_seconds=0.1))
 ENDLESS = PublisherSettings(timeout_seconds=600.0, connection=ConnectionSettings(reconnect_seconds=0.1))
 FAULT_SECONDS = 30.0
-POLL_SECONDS = 0.01
 CHANNELS = 'length([1 || [{{vhost, <<"{vhost}">>}}] <- rabbit_channel:info_all([vhost])])'
 
 
@@ -108,21 +108,16 @@ def ids_of(taken: Sequence[aiormq.abc.DeliveredMessage]) -> list[str | None]:
 
 
 async def until_queued(channel: aiormq.abc.AbstractChannel, count: int, queue: str = QUEUE) -> None:
-    async with asyncio.timeout(FAULT_SECONDS):
-        while (await channel.queue_declare(queue, passive=True)).message_count != count:
-            await asyncio.sleep(POLL_SECONDS)
+    await wait_until(lambda: channel.queue_declare(queue, passive=True), lambda declared: declared.message_count == count)
 
 
 async def until_not_ready(publisher: Publisher) -> None:
-    async with asyncio.timeout(FAULT_SECONDS):
-        while publisher.ready:
-            await asyncio.sleep(POLL_SECONDS)
+    await wait_until(lambda: not publisher.ready)
 
 
 async def until_channels(broker: TestBroker, count: int) -> None:
     """Until the broker has so many channels open in the virtual host: the test's own one is among them."""
-    while int(await broker.evaluate(CHANNELS.format(vhost=broker.vhost))) != count:
-        await asyncio.sleep(POLL_SECONDS)
+    await wait_until(lambda: broker.evaluate(CHANNELS.format(vhost=broker.vhost)), lambda counted: int(counted) == count)
 
 
 async def test_confirms_a_batch_and_keeps_its_order(publisher: Publisher, channel: aiormq.abc.AbstractChannel) -> None:
@@ -394,9 +389,7 @@ async def test_survives_the_broker_being_killed(broker: TestBroker, channel: aio
     settings = replace(ENDLESS, timeout_seconds=5.0)
     async with connected(broker.url, settings) as publisher:
         await publisher.publish(batch)
-        # Half a second passes before RabbitMQ 3.10 stores the name of a new quorum queue; killed before, the
-        # queue comes back without its log and never elects a leader.
-        await broker.evaluate("[ok = dets:sync(Table) || Table <- dets:all()]")
+        await store_queue_names(broker.servers.broker_pid)
         await broker.servers.private.restart_broker(kill=True)
         async with asyncio.timeout(60):
             while outcomes(receipts := await publisher.publish(batch)) != [Outcome.CONFIRMED] * 50:

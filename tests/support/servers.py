@@ -93,7 +93,7 @@ class TestBroker:
 
     async def evaluate(self, expression: str) -> str:
         """Evaluates Erlang on the node: the way in for what neither AMQP nor the management API can do."""
-        return await asyncio.to_thread(_evaluate, self.servers.broker_pid, expression)
+        return await evaluate(self.servers.broker_pid, expression)
 
     @asynccontextmanager
     async def memory_alarm(self) -> AsyncIterator[None]:
@@ -166,6 +166,20 @@ async def database_url(servers: TestServers) -> AsyncIterator[str]:
         await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     finally:
         await admin.close()
+
+
+async def evaluate(broker_pid: int, expression: str) -> str:
+    """What the expression says on the node of this process. Raises AssertionError when it fails there."""
+    return await asyncio.to_thread(_evaluate, broker_pid, expression)
+
+
+async def store_queue_names(broker_pid: int) -> None:
+    """To be called before a broker with a new quorum queue is killed.
+
+    Half a second passes before RabbitMQ 3.10 stores the name of a new quorum queue; killed before, the queue comes back
+    without its log and never elects a leader.
+    """
+    await evaluate(broker_pid, "[ok = dets:sync(Table) || Table <- dets:all()]")
 
 
 def _evaluate(broker_pid: int, expression: str) -> str:

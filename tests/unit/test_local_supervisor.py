@@ -1,12 +1,10 @@
 """The supervisor, on small programs of our own: order, readiness, restarts, and leaving nothing behind."""
 
-import asyncio
 import os
 import signal
 import socket
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from infra.stack.local.leftovers import leftovers
 from infra.stack.local.process import ProcessSpec, Ready
 from infra.stack.local.stack import down, log_lines, reset, start_detached, status
 from infra.stack.local.supervisor import StartFailed, Supervisor
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
 
@@ -100,21 +99,6 @@ def row(supervisor: Supervisor, name: str) -> dict[str, Any]:
     return next(row for row in supervisor.status()["processes"] if row["name"] == name)
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while True:
-            if holds():
-                return
-            await asyncio.sleep(0.01)
-
-
-def until_sync(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, "still not so after the deadline"
-        time.sleep(0.01)
-
-
 async def test_a_process_starts_when_what_it_depends_on_is_ready(home: Home) -> None:
     order: list[str] = []
 
@@ -176,10 +160,10 @@ async def test_a_killed_process_is_started_again_and_the_status_says_so(home: Ho
     async with supervised(home, worker(home, "service")) as supervisor:
         first = row(supervisor, "service")["pid"]
         os.kill(first, signal.SIGKILL)
-        await until(lambda: row(supervisor, "service")["state"] == "restarting")
+        await wait_until(lambda: row(supervisor, "service")["state"] == "restarting", every=0.01)
         assert supervisor.status()["state"] == "degraded"
         assert status(home)["state"] == "degraded"
-        await until(lambda: row(supervisor, "service")["state"] == "ready")
+        await wait_until(lambda: row(supervisor, "service")["state"] == "ready")
         again = row(supervisor, "service")
         assert again["restarts"] == 1
         assert again["pid"] != first
@@ -197,7 +181,7 @@ async def test_a_process_that_keeps_crashing_is_started_less_and_less_often(home
     supervisor = Supervisor(home, shown.append)
     await supervisor.start([program("service", code, ready)])
     os.kill(row(supervisor, "service")["pid"], signal.SIGKILL)
-    await until(lambda: row(supervisor, "service")["restarts"] >= 4)
+    await wait_until(lambda: row(supervisor, "service")["restarts"] >= 4)
     await supervisor.stop()
     pauses = [float(line.split()[-2]) for line in shown if "starting it again" in line]
     assert pauses == sorted(pauses)
@@ -276,7 +260,7 @@ async def test_processes_end_with_a_supervisor_that_is_killed(home: Home) -> Non
     detached.process.wait()
     assert status(home)["state"] == "down"
     if sys.platform == "linux":
-        until_sync(lambda: leftovers(home) == [])
+        await wait_until(lambda: leftovers(home) == [])
     down(home)
     assert leftovers(home) == []
     assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)

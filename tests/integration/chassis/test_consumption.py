@@ -17,9 +17,9 @@ from infra.broker import direct_delivery
 from infra.chassis.consumption import Consumption, ConsumptionSettings
 from infra.chassis.loop import Delivery
 from tests.support.servers import TestBroker
+from tests.support.waiting import wait_until
 
 QUEUE = "taken"
-WAIT_SECONDS = 60.0
 
 
 class Publisher:
@@ -88,12 +88,6 @@ async def consuming(
         await subscribed.close()
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
 async def test_messages_of_every_size_are_taken_whole_and_in_order(broker: TestBroker, publisher: Publisher) -> None:
     taker = Taker()
     # Nothing at all, one frame, and several (a frame of this broker has 128 KiB).
@@ -101,7 +95,7 @@ async def test_messages_of_every_size_are_taken_whole_and_in_order(broker: TestB
 
     async with consuming(broker, taker):
         await publisher.publish(*bodies)
-        await eventually(lambda: len(taker.taken) == len(bodies))
+        await wait_until(lambda: len(taker.taken) == len(bodies))
         await taker.acknowledge()
 
     assert [delivery.raw.body for delivery in taker.taken] == bodies
@@ -124,7 +118,7 @@ async def test_another_consumer_of_the_process_is_served_by_the_library_as_befor
 
         await queue.consume(take)
         await publisher.publish(*bodies)
-        await eventually(lambda: len(taken) == len(bodies))
+        await wait_until(lambda: len(taken) == len(bodies))
 
     assert sorted(taken) == sorted(bodies)
 
@@ -138,12 +132,12 @@ async def test_a_delivery_that_cannot_be_taken_is_not_acknowledged_with_its_neig
     await publisher.publish(b"0", b"1", b"2")
 
     async with consuming(broker, taker, abandon_seconds=0.3) as subscribed:
-        await eventually(lambda: b"2" in taker.bodies)
+        await wait_until(lambda: b"2" in taker.bodies)
         with pytest.raises(ConnectionError):
             await taker.taken[-1].channel.acknowledge(taker.taken[-1].tag)
-        await eventually(lambda: b"1" in taker.bodies)
+        await wait_until(lambda: b"1" in taker.bodies)
         await publisher.publish(b"3")
-        await eventually(lambda: b"3" in taker.bodies)
+        await wait_until(lambda: b"3" in taker.bodies)
         assert (await subscribed.depth(QUEUE))[1] == 1
         await taker.acknowledge()
 
@@ -158,7 +152,9 @@ async def test_what_comes_before_the_library_says_that_it_listens_is_taken(
 
     async def answered_late(self: RobustQueue, *arguments: Any, **values: Any) -> str:
         tag = await consume(self, *arguments, **values)
-        await asyncio.sleep(0.5)
+        # Both have been sent, and what the broker says next on this channel comes after them.
+        await wait_until(publisher.ready, lambda ready: ready == 0)
+        await (await self.channel.get_underlay_channel()).queue_declare(QUEUE, passive=True)
         return tag
 
     monkeypatch.setattr(RobustQueue, "consume", answered_late)
@@ -167,7 +163,7 @@ async def test_what_comes_before_the_library_says_that_it_listens_is_taken(
 
     async with consuming(broker, taker):
         await publisher.publish(b"2")
-        await eventually(lambda: b"2" in taker.bodies)
+        await wait_until(lambda: b"2" in taker.bodies)
 
     assert taker.bodies == {b"0", b"1", b"2"}
 
@@ -179,7 +175,7 @@ async def test_subscribing_again_loses_nothing_that_comes_meanwhile(
 
     async def meanwhile(self: RobustQueue, *arguments: Any, **values: Any) -> aiormq.spec.Basic.CancelOk:
         await publisher.publish(b"0")
-        await asyncio.sleep(0.5)
+        await wait_until(lambda: b"0" in taker.bodies)
         return await cancel(self, *arguments, **values)
 
     async with consuming(broker, taker) as subscribed:
@@ -187,7 +183,7 @@ async def test_subscribing_again_loses_nothing_that_comes_meanwhile(
         await subscribed._resubscribe(QUEUE)
         monkeypatch.setattr(RobustQueue, "cancel", cancel)
         await publisher.publish(b"1")
-        await eventually(lambda: b"1" in taker.bodies)
+        await wait_until(lambda: b"1" in taker.bodies)
         await taker.acknowledge()
 
     assert taker.bodies == {b"0", b"1"}
@@ -233,18 +229,18 @@ async def test_the_watchdog_survives_a_broker_that_stands_still_in_the_middle_of
 
     async with consuming(broker, taker, on_lost=lost.set, **patience) as subscribed:
         watchdog = asyncio.create_task(look_again_and_again(subscribed))
-        await eventually(lambda: subscribed.up[QUEUE])
+        await wait_until(lambda: subscribed.up[QUEUE])
         freeze.set()
         await asked.wait()
         with frozen(pid):
             freeze.clear()
-            await eventually(lambda: not subscribed.up[QUEUE])
+            await wait_until(lambda: not subscribed.up[QUEUE])
             if ends:
-                await eventually(lost.is_set)
+                await wait_until(lost.is_set)
             assert not watchdog.done(), "a library's cancellation has ended it"
-        await eventually(lambda: subscribed.up[QUEUE])
+        await wait_until(lambda: subscribed.up[QUEUE])
         await _publish(broker, b"after")
-        await eventually(lambda: b"after" in taker.bodies)
+        await wait_until(lambda: b"after" in taker.bodies)
         assert not watchdog.done(), "a library's cancellation has ended it"
         watchdog.cancel()
         await asyncio.wait([watchdog])
@@ -259,8 +255,7 @@ def _ask_before_freezing(monkeypatch: pytest.MonkeyPatch, asked: asyncio.Event, 
     async def held(self: aiormq.Channel, *arguments: Any, **values: Any) -> Any:
         if freeze.is_set():
             asked.set()
-            while freeze.is_set():
-                await asyncio.sleep(0.001)
+            await wait_until(lambda: not freeze.is_set(), every=0.001)
         return await declare(self, *arguments, **values)
 
     monkeypatch.setattr(aiormq.Channel, "queue_declare", held)

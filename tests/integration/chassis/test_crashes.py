@@ -39,6 +39,7 @@ from tests.support.ledger_service import (
     reserve,
 )
 from tests.support.servers import TestBroker, TestServers
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 WAIT_SECONDS = 60.0
@@ -113,11 +114,14 @@ class Stage:
         assert {receipt.outcome for receipt in receipts} == {Outcome.CONFIRMED}
 
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
-        assert self.running is not None
-        async with asyncio.timeout(WAIT_SECONDS):
-            while not await condition():
-                assert self.running.returncode is None, f"the process ended with {self.running.returncode}; see {self.log}"
-                await asyncio.sleep(0.05)
+        running = self.running
+        assert running is not None
+
+        async def look() -> bool:
+            assert running.returncode is None, f"the process ended with {running.returncode}; see {self.log}"
+            return await condition()
+
+        await wait_until(look, within=WAIT_SECONDS)
 
     async def outbox_is_empty(self) -> bool:
         return not await self.bench.rows("SELECT 1 FROM outbox")
@@ -298,9 +302,11 @@ async def die_until(stage: Stage, condition: Callable[[], Awaitable[bool]]) -> i
     """Starts the process again whenever it has been killed, until the condition holds. Returns how often it was killed."""
     for deaths in range(STARTS_MAX):
         process = await stage.start()
-        async with asyncio.timeout(WAIT_SECONDS):
-            while process.returncode is None and not await condition():
-                await asyncio.sleep(0.05)
+
+        async def over(process: asyncio.subprocess.Process = process) -> bool:
+            return process.returncode is not None or await condition()
+
+        await wait_until(over, within=WAIT_SECONDS)
         if process.returncode is None:
             return deaths
         assert process.returncode == -signal.SIGKILL

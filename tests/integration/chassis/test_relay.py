@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -17,6 +17,7 @@ from infra.chassis.relay import OutboxRelay
 from infra.chassis.unit import unit_of_work
 from tests.support.ledger_bench import Bench
 from tests.support.ledger_service import settings
+from tests.support.waiting import wait_until
 
 WAIT_SECONDS = 30.0
 PROMPT = {"sweep_interval_seconds": 0.02, "sweep_age_seconds": 0.001, "publish_timeout_seconds": 0.01}
@@ -28,10 +29,22 @@ class ScriptedBroker:
 
     verdicts: dict[str, Outcome] = field(default_factory=dict)
     published: list[str] = field(default_factory=list)
-    ready: bool = True
+    away: bool = False
     gate: asyncio.Event | None = None
+    looked_for: int = 0
     in_flight: Counter[str] = field(default_factory=Counter)
     twice_in_flight: list[str] = field(default_factory=list)
+
+    @property
+    def ready(self) -> bool:
+        """Asked before each sweep."""
+        self.looked_for += 1
+        return not self.away
+
+    async def several_sweeps(self) -> None:
+        """Waits until this many have begun, so that all of them but the last are over."""
+        target = self.looked_for + 4
+        await wait_until(lambda: self.looked_for >= target)
 
     async def publish(self, batch: Sequence[Outgoing]) -> Sequence[Receipt]:
         ids = [message.message_id for message in batch]
@@ -74,12 +87,6 @@ async def left(bench: Bench) -> list[str]:
     return [row[0] for row in await bench.rows("SELECT message_id FROM outbox ORDER BY position")]
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not await condition():
-            await asyncio.sleep(0.01)
-
-
 async def test_a_row_is_deleted_only_after_the_broker_has_confirmed_it(bench: Bench) -> None:
     broker = ScriptedBroker(gate=asyncio.Event())
     one = row()
@@ -87,12 +94,12 @@ async def test_a_row_is_deleted_only_after_the_broker_has_confirmed_it(bench: Be
 
     async with running(relay_of(bench, broker, sweep_age_seconds=60)) as relay:
         relay.submit([one])
-        await eventually(lambda: _true(broker.in_flight[one.message_id] == 1))
-        await asyncio.sleep(0.5)  # longer than the pause between two deletions
+        await wait_until(lambda: broker.in_flight[one.message_id] == 1)
+        await relay._delete_confirmed()
         assert await left(bench) == [one.message_id]
         assert broker.gate is not None
         broker.gate.set()
-        await eventually(lambda: _empty(bench))
+        await wait_until(lambda: _empty(bench))
 
     assert broker.published == [one.message_id]
 
@@ -102,7 +109,7 @@ async def test_rows_that_a_crash_left_behind_are_swept_up_in_order(bench: Bench)
     await committed(bench, *rows)
 
     async with running(relay_of(bench, broker)):
-        await eventually(lambda: _empty(bench))
+        await wait_until(lambda: _empty(bench))
 
     assert list(dict.fromkeys(broker.published)) == [one.message_id for one in rows]
 
@@ -125,10 +132,10 @@ async def test_an_id_that_waits_in_memory_is_never_twice_in_flight_although_the_
 
     async with running(relay_of(bench, broker)) as relay:
         relay.submit(rows)
-        await asyncio.sleep(0.3)  # several sweeps
+        await broker.several_sweeps()
         assert broker.gate is not None
         broker.gate.set()
-        await eventually(lambda: _empty(bench))
+        await wait_until(lambda: _empty(bench))
 
     assert broker.twice_in_flight == []
 
@@ -166,8 +173,8 @@ async def test_what_the_broker_refuses_is_parked_visibly_and_not_sent_again(benc
 
     async with running(relay_of(bench, broker)) as relay:
         relay.submit([bad, good])
-        await eventually(lambda: _one_left(bench))
-        await asyncio.sleep(0.3)  # several sweeps
+        await wait_until(lambda: _one_left(bench))
+        await broker.several_sweeps()
 
     assert await bench.rows("SELECT message_id, parked FROM outbox") == [(bad.message_id, True)]
     assert broker.published.count(bad.message_id) == 1
@@ -181,20 +188,20 @@ async def test_what_may_not_have_arrived_is_sent_again_under_the_same_id(bench: 
 
     async with running(relay_of(bench, broker)) as relay:
         relay.submit([one])
-        await eventually(lambda: _empty(bench))
+        await wait_until(lambda: _empty(bench))
 
     assert broker.published == [one.message_id, one.message_id]
 
 
 async def test_while_the_broker_is_away_nothing_is_swept_and_nothing_lost(bench: Bench) -> None:
-    broker = ScriptedBroker(ready=False)
+    broker = ScriptedBroker(away=True)
     await committed(bench, row(), row())
 
     async with running(relay_of(bench, broker)):
-        await asyncio.sleep(0.2)  # several sweeps would have been due
+        await broker.several_sweeps()
         assert broker.published == []
-        broker.ready = True
-        await eventually(lambda: _empty(bench))
+        broker.away = False
+        await wait_until(lambda: _empty(bench))
 
     assert len(set(broker.published)) == 2
 
@@ -206,7 +213,7 @@ async def test_two_relays_on_one_outbox_share_the_rows(bench: Bench) -> None:
     # With a lease that outlasts the test: what one has claimed is not the other's.
     slow = {"publish_timeout_seconds": 30.0, "relay_batch_size_max": 10}
     async with running(relay_of(bench, first, **slow)), running(relay_of(bench, second, **slow)):
-        await eventually(lambda: _empty(bench))
+        await wait_until(lambda: _empty(bench))
 
     assert Counter(first.published + second.published) == Counter(one.message_id for one in rows)
 
@@ -217,7 +224,7 @@ async def test_what_does_not_fit_into_memory_is_the_sweepers(bench: Bench) -> No
 
     async with running(relay_of(bench, broker, relay_queue_size_max=10)) as relay:
         relay.submit(rows)
-        await eventually(lambda: _empty(bench))
+        await wait_until(lambda: _empty(bench))
 
     assert set(broker.published) == {one.message_id for one in rows}
 
@@ -230,7 +237,7 @@ async def test_a_lost_deletion_is_a_second_copy_under_the_same_id_and_nothing_el
     await relay._publish_batch()  # confirmed, and then the process ends
 
     async with running(relay_of(bench, broker)):
-        await eventually(lambda: _empty(bench))
+        await wait_until(lambda: _empty(bench))
 
     assert broker.published == [one.message_id] * 2
 
@@ -240,7 +247,7 @@ async def test_every_emission_is_logged_and_outlives_its_outbox_row(bench: Bench
     await committed(bench, one)
 
     async with running(relay_of(bench, broker)):
-        await eventually(lambda: _empty(bench))
+        await wait_until(lambda: _empty(bench))
 
     assert await bench.rows("SELECT message_id, type FROM emission") == [(one.message_id, one.type)]
 
@@ -261,10 +268,6 @@ async def test_a_unit_of_work_sends_nothing_when_its_block_raises(bench: Bench) 
     async with unit_of_work("credit", bench.engine, relay) as unit:
         message_id = unit.send(event)
     assert await left(bench) == [message_id]
-
-
-async def _true(value: bool) -> bool:
-    return value
 
 
 async def _empty(bench: Bench) -> bool:

@@ -1,7 +1,7 @@
 """Deadlocks, cut connections and a database that is away: nothing is lost, nobody is blamed, no attempt is spent."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -16,15 +16,10 @@ from infra.chassis.inputs import Inputs
 from tests.support.ledger_bench import Bench, Replica
 from tests.support.ledger_service import Wakeups, create_shipment, limit_changed, release, reserve, settings
 from tests.support.servers import TestServers
+from tests.support.waiting import wait_until
 
 WAIT_SECONDS = 30.0
 QUEUE_LABELS = {"service": "credit", "queue": "credit.commands"}
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
@@ -46,10 +41,7 @@ def offer(replica: Replica, *raws: Raw) -> None:
 
 
 async def acknowledged(replica: Replica, tag: int) -> None:
-    async def reached() -> bool:
-        return tag in replica.channel.acknowledged
-
-    await eventually(reached)
+    await wait_until(lambda: tag in replica.channel.acknowledged)
 
 
 async def waits_for_a_lock(bench: Bench, *, sessions: int = 1) -> bool:
@@ -83,7 +75,7 @@ async def test_a_deadlock_is_tried_again_at_once_and_nobody_becomes_a_dead_lette
         await transaction.start()
         await rival.execute("SELECT * FROM account WHERE key = 'B' FOR UPDATE")
         offer(replica, reserve("s1:step", buyer="ok.A"), reserve("s2:step", buyer="ok.B"))
-        await eventually(lambda: waits_for_a_lock(bench))
+        await wait_until(lambda: waits_for_a_lock(bench))
         await rival.execute("SELECT * FROM account WHERE key = 'A' FOR UPDATE")
         await transaction.rollback()
         await acknowledged(replica, 4)
@@ -112,7 +104,7 @@ async def test_a_connection_that_is_cut_in_the_middle_of_a_batch_costs_nothing(b
     async with running(replica), rival.transaction():
         await rival.execute("SELECT * FROM account WHERE key = 'A' FOR UPDATE")
         offer(replica, reserve("s1:step", buyer="ok.A"), limit_changed("C-1"))
-        await eventually(lambda: waits_for_a_lock(bench))
+        await wait_until(lambda: waits_for_a_lock(bench))
         cut = await rival.fetchval(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
@@ -136,7 +128,7 @@ async def test_while_the_database_is_away_messages_wait_without_spending_attempt
             await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
             offer(replica, reserve("s1:step"), reserve("s2:step", buyer="bug"), limit_changed("C-1"))
             before = replica.loop.backlog.turned_at
-            await eventually(lambda: _later(replica, before))
+            await wait_until(lambda: _later(replica, before))
             assert replica.channel.acknowledged == []
             assert not task.done()
             await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
@@ -163,7 +155,7 @@ async def test_a_loop_that_is_stopped_during_an_outage_ends_and_acknowledges_not
         async with running(replica) as task:
             offer(replica, reserve("s1:step"))
             before = replica.loop.backlog.turned_at
-            await eventually(lambda: _later(replica, before))
+            await wait_until(lambda: _later(replica, before))
         assert task.done()
         assert replica.channel.acknowledged == []
     finally:
@@ -267,9 +259,9 @@ async def test_an_undo_in_one_replica_waits_for_its_do_in_another_and_takes_it_b
     await transaction.start()
     await rival.execute("SELECT * FROM account WHERE key = 'K' FOR UPDATE")
     doing = asyncio.create_task(first.turn(reserve("s1:step", buyer="ok.K")))
-    await eventually(lambda: waits_for_a_lock(bench))
+    await wait_until(lambda: waits_for_a_lock(bench))
     undoing = asyncio.create_task(second.turn(release("s1:step", buyer="ok.K")))
-    await eventually(lambda: waits_for_a_lock(bench, sessions=2))
+    await wait_until(lambda: waits_for_a_lock(bench, sessions=2))
     await transaction.rollback()
     async with asyncio.timeout(WAIT_SECONDS):
         await asyncio.gather(doing, undoing)
@@ -286,7 +278,7 @@ async def test_the_same_message_in_two_replicas_at_once_has_one_effect(bench: Be
         batch = BatchTransaction(first.loop.workplace)
         await batch.handle(connection, Inputs(arrivals=(batch.admission.admit(message, datetime.now(UTC)),)))
         again = asyncio.create_task(second.turn(message))
-        await eventually(lambda: waits_for_a_lock(bench))
+        await wait_until(lambda: waits_for_a_lock(bench))
         await connection.commit()
         async with asyncio.timeout(WAIT_SECONDS):
             await again
@@ -301,7 +293,7 @@ async def test_a_message_whose_first_replica_rolled_back_is_handled_by_the_secon
         batch = BatchTransaction(first.loop.workplace)
         await batch.handle(connection, Inputs(arrivals=(batch.admission.admit(message, datetime.now(UTC)),)))
         again = asyncio.create_task(second.turn(message))
-        await eventually(lambda: waits_for_a_lock(bench))
+        await wait_until(lambda: waits_for_a_lock(bench))
         await connection.rollback()
         async with asyncio.timeout(WAIT_SECONDS):
             await again

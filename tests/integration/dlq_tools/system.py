@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from infra.stack.local.home import choose_port
 from services.credit.settings import Settings as CreditSettings
 from services.credit.wiring import build as build_credit
 from tests.support.servers import TestBroker
+from tests.support.waiting import wait_until
 
 PASSWORDS = {user: f"pw-{user}" for user in USERS}
 TOKEN = "an operator's token"
@@ -108,7 +109,7 @@ class System:
         async with connection:
             channel = await connection.channel()
             taken = await channel.get_queue(queue, ensure=False)
-            return await eventually(lambda: taken.get(no_ack=True, fail=False), lambda message: message is not None)
+            return await wait_until(lambda: taken.get(no_ack=True, fail=False), lambda message: message is not None)
 
     async def letter_body(self, id: str) -> bytes:
         connection = await asyncpg.connect(self.database_url)
@@ -182,20 +183,6 @@ async def system_on(broker: TestBroker, database_url: str) -> AsyncIterator[Syst
     )
     async with AsyncExitStack() as stack:
         yield System(broker, database_url, stack)
-
-
-async def eventually(probe: Callable[[], Awaitable[T]], until: Callable[[T], bool], seconds: float = 15.0) -> T:
-    """The first value that fits. Fails with the last one when there is none in time."""
-    last: list[T] = []
-    try:
-        async with asyncio.timeout(seconds):
-            while True:
-                last[:] = [await probe()]
-                if until(last[0]):
-                    return last[0]
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise AssertionError(f"not within {seconds} s; last was {str(last)[:3000]}") from None
 
 
 def limit_changed(buyer: str, minor: int = 1_000_000, sequence: int = 1, **envelope: Any) -> Envelope:

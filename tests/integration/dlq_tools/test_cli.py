@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from contracts.orders.v1 import OrderCompleted
-from tests.integration.dlq_tools.system import System, eventually, limit_changed, structured
+from tests.integration.dlq_tools.system import System, limit_changed, structured
+from tests.support.waiting import wait_until
 
 FIELDS = {
     "id", "queue", "type", "message_id", "correlation_id", "subject", "kind", "error_class", "error", "attempts",
@@ -15,7 +16,7 @@ FIELDS = {
 async def one_dead_letter(system: System, body: bytes = b"{bad") -> dict[str, Any]:
     known = {letter["id"] for letter in await system.letters()}
     await system.publish("erp", structured(limit_changed("C-1"), "erp", body=body))
-    found = await eventually(system.letters, lambda letters: len(letters) > len(known))
+    found = await wait_until(system.letters, lambda letters: len(letters) > len(known))
     return next(letter for letter in found if letter["id"] not in known)
 
 
@@ -73,7 +74,7 @@ async def test_a_discarded_dead_letter_opens_again_when_it_fails_again(system: S
         letter = await one_dead_letter(system)
         await system.dlq("discard", letter["id"], "--reason", "a test order", "--yes")
         await system.publish("erp", structured(limit_changed("C-1"), "erp", body=b"{bad"))
-        [again] = await eventually(system.letters, lambda found: found[0]["state"] == "open")
+        [again] = await wait_until(system.letters, lambda found: found[0]["state"] == "open")
 
     assert (again["id"], again["attempts"]) == (letter["id"], 2)
 

@@ -10,7 +10,8 @@ from dlq_tools.collector import Collector
 from infra.broker.connection import BrokerUnreachable
 from infra.broker.publisher import Outgoing
 from infra.broker.topology import DELIVERY_LIMIT
-from tests.integration.dlq_tools.system import System, eventually, limit_changed, reserve_credit, structured
+from tests.integration.dlq_tools.system import System, limit_changed, reserve_credit, structured
+from tests.support.waiting import wait_until
 
 FAILURE = {
     "id": "dl_1",
@@ -62,7 +63,7 @@ async def test_a_crash_between_commit_and_acknowledgement_records_nothing_twice(
     monkeypatch.setattr(Collector, "_acknowledge", lose_the_first)
     async with system.running_desk():
         await system.publish("orchestrator", dead(b"bytes"))
-        await eventually(lambda: ready_in(system, "orchestrator.events.dead"), lambda ready: bool(lost) and not ready)
+        await wait_until(lambda: ready_in(system, "orchestrator.events.dead"), lambda ready: bool(lost) and not ready)
 
         [letter] = await system.letters()
         history = (await system.letter("dl_1"))["history"]
@@ -81,13 +82,13 @@ async def test_a_message_that_the_broker_gave_up_is_collected_by_its_bytes(syste
         channel = await connection.channel()
         queue = await channel.get_queue("credit.commands", ensure=False)
         for _ in range(DELIVERY_LIMIT + 1):
-            message = await eventually(lambda: queue.get(fail=False), lambda message: message is not None)
+            message = await wait_until(lambda: queue.get(fail=False), lambda message: message is not None)
             assert message is not None
             await message.nack(requeue=True)
-    await eventually(lambda: ready_in(system, "credit.commands.dead"), lambda ready: ready == 1)
+    await wait_until(lambda: ready_in(system, "credit.commands.dead"), lambda ready: ready == 1)
 
     async with system.running_desk():
-        [letter] = await eventually(system.letters, bool)
+        [letter] = await wait_until(system.letters)
         shown = await system.letter(letter["id"])
 
     assert (letter["kind"], letter["queue"], letter["error_class"]) == ("broker", "credit.commands", "DeliveryLimit")
@@ -117,7 +118,7 @@ async def test_nothing_stops_the_collector(system: System, name: str, message: O
     async with system.running_desk():
         await system.publish("admin" if not message.user_id else message.user_id, message)
         await system.publish("orchestrator", sane)
-        found = await eventually(system.letters, lambda letters: len(letters) == 2)
+        found = await wait_until(system.letters, lambda letters: len(letters) == 2)
         bodies = [await system.letter_body(letter["id"]) for letter in found]
         assert await ready_in(system, "orchestrator.events.dead") == 0
 
@@ -128,7 +129,7 @@ async def test_a_failure_is_believed_only_from_the_service_that_owns_the_queue(s
     forged = dead(b"forged", {**FAILURE, "id": "dl_forged"}, "admin")
     async with system.running_desk():
         await system.publish("admin", forged)
-        [letter] = await eventually(system.letters, bool)
+        [letter] = await wait_until(system.letters)
 
     assert letter["id"] != "dl_forged"
     assert (letter["kind"], letter["correlation_id"]) == ("broker", "")
@@ -150,18 +151,18 @@ async def test_news_that_nobody_can_read_breed_no_news(system: System) -> None:
     unread = {**FAILURE, "type": "deadletters.dead-letter-opened.v1", "operation_id": None}
     async with system.running_desk():
         await system.publish("orchestrator", dead(b"news", unread))
-        await eventually(system.letters, bool)
+        await wait_until(system.letters)
 
     assert await system.rows("deadletters", "SELECT * FROM emission") == []
 
 
 async def test_collecting_goes_on_after_the_broker_has_closed_the_connection(system: System) -> None:
     async with system.running_desk() as desk:
-        await eventually(lambda: is_ready(desk), bool)
+        await wait_until(lambda: is_ready(desk))
         await system.broker.close_connections()
-        await eventually(lambda: publishes(system, dead(b"later")), bool)
-        await eventually(system.letters, bool)
-        await eventually(lambda: is_ready(desk), bool)
+        await wait_until(lambda: publishes(system, dead(b"later")))
+        await wait_until(system.letters)
+        await wait_until(lambda: is_ready(desk))
 
 
 async def publishes(system: System, message: Outgoing) -> bool:

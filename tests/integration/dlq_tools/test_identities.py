@@ -3,7 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 from contracts.registry import queues
-from tests.integration.dlq_tools.system import System, eventually, limit_changed, structured
+from tests.integration.dlq_tools.system import System, limit_changed, structured
+from tests.support.waiting import wait_until
 
 LETTERS, PAGE = 7, 3
 
@@ -25,7 +26,7 @@ async def test_every_dead_letter_is_on_exactly_one_page_whatever_became_of_it(sy
     messages = [structured(limit_changed(f"C-{number}"), "erp", body=b"{bad %d" % number) for number in range(LETTERS)]
     async with system.running_desk(), system.running_credit():
         await system.publish("erp", *messages)
-        letters = await eventually(system.letters, lambda found: len(found) == LETTERS)
+        letters = await wait_until(system.letters, lambda found: len(found) == LETTERS)
         (await system.act("discard", {"ids": [letters[0]["id"]]})).raise_for_status()
         found = await pages(system)
         later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()

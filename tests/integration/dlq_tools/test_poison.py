@@ -12,7 +12,8 @@ import pamqp.encode
 import pytest
 
 from infra.broker.publisher import Outgoing
-from tests.integration.dlq_tools.system import System, eventually, limit_changed, structured
+from tests.integration.dlq_tools.system import System, limit_changed, structured
+from tests.support.waiting import wait_until
 
 NAME = "credit.limit-changed.v2"
 DEAD_LETTER_SECONDS_MAX = 5.0
@@ -171,7 +172,7 @@ async def test_poison_ends_as_a_dead_letter_with_its_bytes_and_its_neighbours_ar
         assert {item["kind"] for item in found} == {"permanent"}
         assert {item["state"] for item in found} == {"open"}
         assert "dl_spoofed" not in bodies
-        lines = await eventually(
+        lines = await wait_until(
             lambda: system.rows("credit", "SELECT buyer_id FROM credit_line WHERE limit_minor > 0"),
             lambda rows: len(rows) >= 2 * len(poison),
         )
@@ -181,8 +182,8 @@ async def test_poison_ends_as_a_dead_letter_with_its_bytes_and_its_neighbours_ar
 
 
 async def letters_of(system: System, least: int) -> list[dict[str, Any]]:
-    return await eventually(
-        lambda: system.letters(queue="credit.events"), lambda letters: len(letters) >= least, DEAD_LETTER_SECONDS_MAX
+    return await wait_until(
+        lambda: system.letters(queue="credit.events"), lambda letters: len(letters) >= least, within=DEAD_LETTER_SECONDS_MAX
     )
 
 
@@ -193,7 +194,7 @@ async def test_a_version_that_is_too_new_waits_for_its_deployment(system: System
     async with system.running_desk(), system.running_credit(unknown_version_attempts_max=2, retry_first_seconds=0.1):
         await system.publish("erp", message)
 
-        [letter] = await eventually(lambda: system.letters(), bool)
+        [letter] = await wait_until(lambda: system.letters())
 
     assert letter["error_class"] == "UnknownVersion"
     assert letter["attempts"] == 2

@@ -6,11 +6,11 @@ from typing import Any
 from infra.chassis.runtime import Service
 from tests.integration.dlq_tools.system import (
     System,
-    eventually,
     limit_changed,
     reserve_credit,
     structured,
 )
+from tests.support.waiting import wait_until
 
 HOLDS = "SELECT operation_id FROM credit_hold ORDER BY 1"
 
@@ -28,8 +28,8 @@ async def dead_reservation(system: System, operation: str = "s1:reserve") -> dic
     async with system.running_credit(without_reservations):
         await system.publish("erp", structured(limit_changed("C-1"), "erp"))
         await system.publish("orchestrator", command)
-        [letter] = await eventually(system.letters, bool)
-        await eventually(lambda: system.rows("credit", "SELECT 1 FROM credit_line WHERE limit_minor > 0"), bool)
+        [letter] = await wait_until(system.letters)
+        await wait_until(lambda: system.rows("credit", "SELECT 1 FROM credit_line WHERE limit_minor > 0"))
     return letter
 
 
@@ -46,7 +46,7 @@ async def test_a_replayed_message_has_one_effect_however_often_it_is_sent(system
         assert await state_of(system, letter["id"]) == "replaying"
 
         async with system.running_credit():
-            await eventually(lambda: state_of(system, letter["id"]), lambda state: state == "resolved")
+            await wait_until(lambda: state_of(system, letter["id"]), lambda state: state == "resolved")
             finished = [await finished_campaign(system, one["campaign"]) for one in campaigns]
 
         assert await system.rows("credit", HOLDS) == [("s1:reserve",)]
@@ -82,10 +82,10 @@ async def test_a_message_in_binary_mode_is_replayed_with_its_attributes(system: 
     async with system.running_desk():
         async with system.running_credit(without_limits):
             await system.publish("erp", message)
-            [letter] = await eventually(system.letters, bool)
+            [letter] = await wait_until(system.letters)
         async with system.running_credit():
             await system.act("replay", {"ids": [letter["id"]]})
-            await eventually(lambda: state_of(system, letter["id"]), lambda state: state == "resolved")
+            await wait_until(lambda: state_of(system, letter["id"]), lambda state: state == "resolved")
 
     assert await system.rows("credit", "SELECT limit_minor FROM credit_line WHERE buyer_id = 'C-9'") == [(5,)]
 
@@ -94,7 +94,7 @@ async def test_a_replay_that_fails_again_comes_back_to_the_same_dead_letter(syst
     broken = structured(limit_changed("C-1"), "erp", body=b"{not json")
     async with system.running_desk(), system.running_credit():
         await system.publish("erp", broken)
-        [letter] = await eventually(system.letters, bool)
+        [letter] = await wait_until(system.letters)
 
         code, made = await system.dlq_json("replay", letter["id"], "--reason", "perhaps it works now", "--yes", "--wait")
         [again] = await system.letters()
@@ -118,10 +118,10 @@ async def test_a_resend_that_succeeds_resolves_the_dead_letter(system: System) -
     async with system.running_desk(), system.running_credit():
         await system.publish("erp", structured(limit_changed("C-1"), "erp"))
         await system.publish("orchestrator", broken)
-        [letter] = await eventually(system.letters, bool)
+        [letter] = await wait_until(system.letters)
         # A new message for the same operation, as the orchestrator's own retry sends it.
         await system.publish("orchestrator", structured(reserve_credit("s1:reserve"), "orchestrator", "commands"))
-        await eventually(lambda: state_of(system, letter["id"]), lambda state: state == "resolved")
+        await wait_until(lambda: state_of(system, letter["id"]), lambda state: state == "resolved")
 
     assert await system.rows("credit", HOLDS) == [("s1:reserve",)]
 
@@ -157,7 +157,7 @@ async def test_more_than_one_act_may_be_is_refused_and_names_the_way(system: Sys
     async with system.running_desk(replay_items_max=2), system.running_credit():
         for number in range(3):
             await system.publish("erp", structured(limit_changed("C-1"), "erp", body=b"{%d" % number))
-        await eventually(system.letters, lambda found: len(found) == 3)
+        await wait_until(system.letters, lambda found: len(found) == 3)
 
         refused = await system.act("replay", {"all": True})
         taken = await system.act("replay", {"all": True, "limit": 2})
@@ -173,7 +173,7 @@ async def campaign(system: System, id: str) -> dict[str, Any]:
 
 
 async def finished_campaign(system: System, id: str) -> dict[str, Any]:
-    return await eventually(lambda: campaign(system, id), lambda found: found["state"] == "finished")
+    return await wait_until(lambda: campaign(system, id), lambda found: found["state"] == "finished")
 
 
 def without_limits(service: Service) -> Service:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from infra.chassis.runtime import Runtime
-from tests.integration.dlq_tools.system import System, eventually, limit_changed, structured
+from tests.integration.dlq_tools.system import System, limit_changed, structured
 from tests.integration.dlq_tools.test_cli import one_dead_letter
+from tests.support.waiting import wait_until
 
 LATER_SECONDS = 600.0
 RETRY_FIELDS = {
@@ -48,11 +49,11 @@ async def test_lists_what_backs_off_and_tries_it_again_at_once(system: System, t
         home = home_of(tmp_path, deadletters=desk, credit=credit)
         none, out, _ = await system.dlq("retries", "list", "--json", TUTTI_HOME=home)
         message_id = await publish_too_new(system)
-        [row] = await eventually(lambda: waiting(system, home), bool)
+        [row] = await wait_until(lambda: waiting(system, home))
         tried, said, _ = await system.dlq(
             "retries", "now", message_id, "--reason", "deployed", "--yes", "--json", TUTTI_HOME=home
         )
-        [again] = await eventually(lambda: waiting(system, home), lambda rows: rows[0]["attempts"] > row["attempts"])
+        [again] = await wait_until(lambda: waiting(system, home), lambda rows: rows[0]["attempts"] > row["attempts"])
         _, on_terminal, _ = await system.dlq("retries", "list", TUTTI_HOME=home)
 
     assert (none, json.loads(out)) == (3, [])
@@ -69,7 +70,7 @@ async def test_trying_again_says_by_its_exit_code_what_it_found(system: System, 
     async with system.running_desk() as desk, system.running_credit(**PATIENT) as credit:
         home = home_of(tmp_path, deadletters=desk, credit=credit)
         message_id = await publish_too_new(system)
-        await eventually(lambda: waiting(system, home), bool)
+        await wait_until(lambda: waiting(system, home))
 
         async def now(*arguments: str, **environment: str) -> tuple[int, str]:
             code, out, _ = await system.dlq("retries", "now", *arguments, **{"TUTTI_HOME": home, **environment})

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from infra.broker.publisher import Outgoing
-from tests.integration.dlq_tools.system import System, eventually, limit_changed, structured
+from tests.integration.dlq_tools.system import System, limit_changed, structured
+from tests.support.waiting import wait_until
 
 
 def claims_another_type() -> Outgoing:
@@ -25,10 +26,10 @@ def says_a_key_twice() -> Outgoing:
 async def test_what_was_refused_for_its_sender_is_refused_again(system: System, message: Outgoing) -> None:
     async with system.running_desk(), system.running_credit():
         await system.publish("erp", message)
-        [letter] = await eventually(system.letters, bool)
+        [letter] = await wait_until(system.letters)
 
         await system.act("replay", {"ids": [letter["id"]]})
-        again = await eventually(lambda: system.letter(letter["id"]), lambda found: found["state"] in ("open", "resolved"))
+        again = await wait_until(lambda: system.letter(letter["id"]), lambda found: found["state"] in ("open", "resolved"))
 
     assert again["state"] == "open"
     assert again["error"] == letter["error"]
@@ -40,7 +41,7 @@ async def test_a_sender_cannot_pretend_that_its_message_is_a_replay(system: Syst
     message = replace(structured(limit_changed("C-1"), "erp"), body=b"{", headers=headers)
     async with system.running_desk(), system.running_credit():
         await system.publish("erp", message)
-        [letter] = await eventually(system.letters, bool)
+        [letter] = await wait_until(system.letters)
         shown = await system.letter(letter["id"])
 
     assert letter["id"] != "dl_pretended"

@@ -7,9 +7,9 @@ import pytest
 import uvicorn
 
 from infra.stack.simulators.carrier import create_app
+from tests.support.waiting import wait_until
 
 TOKEN = "a-token"
-START_SECONDS = 10.0
 
 
 @pytest.fixture
@@ -21,9 +21,7 @@ async def simulator() -> AsyncIterator[httpx2.AsyncClient]:
         serving = asyncio.create_task(server.serve([listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
-            async with asyncio.timeout(START_SECONDS):
-                while not server.started:
-                    await asyncio.sleep(0)
+            await wait_until(lambda: server.started)
             yield client
         server.should_exit = True
         await serving

@@ -28,6 +28,7 @@ from services.fulfillment.adapters.postgres import reconcile
 from services.fulfillment.settings import Settings
 from services.fulfillment.wiring import build
 from tests.integration.fulfillment.conftest import TOKEN
+from tests.support.waiting import wait_until
 
 pytest_plugins = ["tests.support.servers"]
 pytestmark = pytest.mark.asyncio
@@ -124,9 +125,12 @@ class Fulfillment:
 
     async def until(self, count: str, **parameters: str) -> None:
         """Waits until a row of the database says so."""
-        async with asyncio.timeout(WAIT_SECONDS), self.engine.connect() as connection:
-            while not (await connection.execute(text(count), parameters)).scalar_one():
-                await connection.rollback()
+
+        async def counted() -> int:
+            async with self.engine.connect() as connection:
+                return int((await connection.execute(text(count), parameters)).scalar_one())
+
+        await wait_until(counted, what=count)
 
     async def findings(self) -> list[Finding]:
         async with self.engine.connect() as connection:

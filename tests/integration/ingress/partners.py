@@ -29,6 +29,7 @@ from services.ingress.adapters.partners import create_partner, issue_key
 from services.ingress.http.openapi import ORDER_EXAMPLE
 from services.ingress.settings import Settings
 from services.ingress.wiring import build
+from tests.support.waiting import wait_until
 
 # Of the role in the tests' database.
 PASSWORD = "ingress"
@@ -158,9 +159,7 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
-            async with asyncio.timeout(READY_SECONDS):
-                while not server.started:
-                    await asyncio.sleep(0.01)
+            await wait_until(lambda: server.started)
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True

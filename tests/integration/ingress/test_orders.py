@@ -11,6 +11,7 @@ from uuid_utils import uuid7
 from contracts.orders.v1 import OrderCancelled, OrderCompleted, OrderFailed, OrderRefused
 from services.ingress.http import openapi
 from tests.integration.ingress.partners import FakeOrchestrator, Ingress, end, ingress, order
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
 
@@ -29,12 +30,12 @@ def completed(placed: dict[str, Any]) -> OrderCompleted:
 
 async def until_waiting(desk: Ingress, number: str) -> dict[str, Any]:
     """The order once its POST has committed; its request is then waiting for the end."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        while True:
-            page = (await desk.client.get("/v1/orders", params={"order_number": number})).json()
-            if page["orders"]:
-                return dict(page["orders"][0])
-            await asyncio.sleep(0.01)
+
+    async def committed() -> list[dict[str, Any]]:
+        page = (await desk.client.get("/v1/orders", params={"order_number": number})).json()
+        return list(page["orders"])
+
+    return (await wait_until(committed))[0]
 
 
 async def test_an_accepted_order_is_answered_202_and_leaves_one_event(desk: Ingress) -> None:

@@ -12,6 +12,7 @@ from services.ingress.adapters.partners import KeyRefused, create_partner, issue
 from services.ingress.http.problems import TYPES
 from services.ingress.keys import new_key
 from tests.integration.ingress.partners import PEPPER, FakeOrchestrator, Ingress, ingress, order, served
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
 
@@ -191,9 +192,7 @@ async def test_a_revoked_or_expired_key_opens_nothing(database_url: str, orchest
         assert len(await desk.rows(REVOKE, key_id=desk.key.split("_")[1])) == 1
         async with desk.runtime.engine.begin() as connection:
             expired = await issue_key(connection, PEPPER, "acme", expires_at=datetime.now(UTC) - timedelta(seconds=1))
-        async with asyncio.timeout(10):
-            while (revoked := await desk.client.get("/v1/orders")).status_code == 200:
-                await asyncio.sleep(0.01)
+        revoked = await wait_until(lambda: desk.client.get("/v1/orders"), lambda answer: answer.status_code != 200)
 
         assert problem(revoked) == (401, "unauthorized")
         assert problem(await desk.post(Authorization=f"Bearer {expired}")) == (401, "unauthorized")
@@ -252,17 +251,13 @@ async def test_orders_are_turned_away_while_those_accepted_cannot_leave(
     database_url: str, orchestrator: FakeOrchestrator
 ) -> None:
     async with ingress(database_url, orchestrator, outbox_depth_max=2, overload_check_seconds=0.01) as desk:
-        async with asyncio.timeout(10):
-            while (answer := await desk.post()).status_code == 202:
-                await asyncio.sleep(0.01)
+        answer = await wait_until(desk.post, lambda answer: answer.status_code != 202)
         assert problem(answer) == (503, "overloaded")
         assert answer.headers["retry-after"] == "1"
         assert (await desk.client.get("/v1/orders")).status_code == 200
 
         await desk.rows("DELETE FROM outbox RETURNING 1")
-        async with asyncio.timeout(10):
-            while (await desk.post()).status_code != 202:
-                await asyncio.sleep(0.01)
+        await wait_until(desk.post, lambda answer: answer.status_code == 202)
 
 
 async def test_more_requests_than_we_keep_waiting_are_turned_away(database_url: str, orchestrator: FakeOrchestrator) -> None:

@@ -1,6 +1,5 @@
 """Orders that a system sends over the broker, and the housekeeping, on a real database."""
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from infra.chassis.service import Outbound
 from services.ingress.adapters.intake import purge_keys
 from services.ingress.handlers import name_of
 from tests.integration.ingress.partners import FakeOrchestrator, Ingress, context_of, end, ingress, order
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
 
@@ -108,8 +108,6 @@ async def test_old_keys_are_forgotten_and_the_order_number_still_guards(desk: In
 async def test_the_use_of_a_key_is_noted_to_the_hour(database_url: str, orchestrator: FakeOrchestrator) -> None:
     async with ingress(database_url, orchestrator, purge_interval_seconds=0.05) as desk:
         await desk.post()
-        async with asyncio.timeout(10):
-            while not (rows := await desk.rows("SELECT last_used_at FROM partner_key WHERE last_used_at IS NOT NULL")):
-                await asyncio.sleep(0.02)
+        rows = await wait_until(lambda: desk.rows("SELECT last_used_at FROM partner_key WHERE last_used_at IS NOT NULL"))
 
     assert [(row.last_used_at.minute, row.last_used_at.second) for row in rows] == [(0, 0)]
