@@ -1,17 +1,19 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from infra.chassis.schema import async_url, upgrade
+from infra.chassis.outbox import new_id
 from services.compliance.adapters.list_source import ListSource
 from services.compliance.adapters.postgres import PostgresScreenings
 from services.compliance.domain import Outcome
 from services.compliance.screening import ScreeningRecord
 from services.compliance.settings import SAMPLE_LISTS
+from tests.support.schemas import migrated
+from tests.support.suites.repository import RepositoryPromises
 
 pytest_plugins = ["tests.support.servers"]
 pytestmark = pytest.mark.asyncio
@@ -23,10 +25,8 @@ SCREENINGS = PostgresScreenings(LISTS.current)
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    await upgrade(database_url, "compliance", "services.compliance")
-    engine = create_async_engine(async_url(database_url), connect_args={"server_settings": {"search_path": "compliance"}})
-    yield engine
-    await engine.dispose()
+    async with migrated(database_url, "compliance", "services.compliance") as engine:
+        yield engine
 
 
 def record(operation: str, verdict: Outcome = Outcome.CLEARED, score: int | None = None) -> ScreeningRecord:
@@ -57,3 +57,13 @@ async def test_a_second_screening_for_one_operation_is_forbidden_by_name(engine:
     with pytest.raises(IntegrityError, match="screening_one_per_operation"):
         async with engine.begin() as connection:
             await SCREENINGS.save(connection, {}, [record("s1:screen"), record("s1:screen")])
+
+
+class TestScreenings(RepositoryPromises):
+    repository = SCREENINGS
+
+    def keys(self, count: int, mark: str) -> list[str]:
+        return [f"{mark}-{number}" for number in range(count)]
+
+    def facts(self, keys: Sequence[str]) -> list[ScreeningRecord]:
+        return [record(new_id()) for _ in keys]

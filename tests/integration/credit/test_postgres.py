@@ -1,16 +1,19 @@
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra.chassis.errors import Permanent
-from infra.chassis.schema import async_url, upgrade
+from infra.chassis.outbox import new_id
 from services.credit.adapters.postgres import PostgresCreditLines, reconcile
 from services.credit.domain import CreditLine, HoldCaptured, HoldPlaced, HoldReleased, LimitStated, LineKey
+from tests.support.schemas import migrated
+from tests.support.suites.repository import InsertingPromises
 
 pytest_plugins = ["tests.support.servers"]
 pytestmark = pytest.mark.asyncio
@@ -23,10 +26,8 @@ WAIT_SECONDS = 10.0
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    await upgrade(database_url, "credit", "services.credit")
-    engine = create_async_engine(async_url(database_url), connect_args={"server_settings": {"search_path": "credit"}})
-    yield engine
-    await engine.dispose()
+    async with migrated(database_url, "credit", "services.credit") as engine:
+        yield engine
 
 
 def placed(operation: str, minor: int, *, order: str = "ord_1", key: LineKey = KEY) -> HoldPlaced:
@@ -220,3 +221,16 @@ async def _blocked(connection: AsyncConnection) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         while not (await connection.execute(waiting)).scalar_one():
             await asyncio.sleep(0.01)
+
+
+class TestLines(InsertingPromises):
+    repository = LINES
+
+    def keys(self, count: int, mark: str) -> list[LineKey]:
+        return [LineKey(f"C-{mark}-{number:02}", "EUR") for number in range(count)]
+
+    def changed(self, states: Mapping[LineKey, CreditLine]) -> dict[LineKey, CreditLine]:
+        return {key: replace(line, limit_minor=1_000, limit_sequence=1) for key, line in states.items()}
+
+    def facts(self, keys: Sequence[LineKey]) -> list[HoldPlaced]:
+        return [placed(f"{key.buyer_id}:{new_id()}", 10, key=key) for key in keys]

@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from infra.chassis.schema import async_url, upgrade
+from infra.chassis.outbox import new_id
 from infra.chassis.service import Finding
 from services.fulfillment.adapters.postgres import PostgresParcels, reconcile
 from services.fulfillment.domain import Carrier, Delivery, Key, Order, Parcel, ParcelPlanned, State, plan
+from tests.support.schemas import migrated
+from tests.support.suites.repository import InsertingPromises, RepositoryPromises
 
 pytest_plugins = ["tests.support.servers"]
 pytestmark = pytest.mark.asyncio
@@ -27,10 +29,8 @@ WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_da
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    await upgrade(database_url, "fulfillment", "services.fulfillment")
-    engine = create_async_engine(async_url(database_url), connect_args={"server_settings": {"search_path": "fulfillment"}})
-    yield engine
-    await engine.dispose()
+    async with migrated(database_url, "fulfillment", "services.fulfillment") as engine:
+        yield engine
 
 
 async def save(engine: AsyncEngine, changed: Mapping[Key, State], facts: Sequence[object] = ()) -> None:
@@ -188,3 +188,26 @@ async def test_a_parcel_whose_command_is_pending_or_an_open_dead_letter_is_expla
         )
 
     assert await findings(engine) == []
+
+
+class TestCarriers(InsertingPromises):
+    repository = PARCELS
+
+    def keys(self, count: int, mark: str) -> list[Key]:
+        return [Key("carrier", f"{mark}-{number:02}") for number in range(count)]
+
+    def changed(self, states: Mapping[Key, State]) -> dict[Key, State]:
+        return {key: replace(VAN, carrier=key.id) for key in states}
+
+
+class TestParcels(RepositoryPromises):
+    """Of orders and as their carriers name them. A parcel that is not there has nothing to lock."""
+
+    repository = PARCELS
+
+    def keys(self, count: int, mark: str) -> list[Key]:
+        names = [f"{mark}-{number}" for number in range(count)]
+        return [*(Key("order", name) for name in names), *(Key("parcel", "van", name) for name in names)]
+
+    def facts(self, keys: Sequence[Key]) -> list[ParcelPlanned]:
+        return [ParcelPlanned(plan(new_id(), key.id, "berlin", VAN)) for key in keys if key.kind == "order"]

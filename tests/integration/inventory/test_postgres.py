@@ -6,10 +6,10 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from infra.chassis.errors import Permanent
-from infra.chassis.schema import async_url, upgrade
+from infra.chassis.outbox import new_id
 from infra.chassis.service import Finding
 from services.inventory.adapters.postgres import PostgresStock, reconcile
 from services.inventory.domain import (
@@ -26,6 +26,8 @@ from services.inventory.domain import (
     StockReservation,
     Warehouse,
 )
+from tests.support.schemas import migrated
+from tests.support.suites.repository import InsertingPromises, LockingPromises, RepositoryPromises
 
 pytest_plugins = ["tests.support.servers"]
 pytestmark = pytest.mark.asyncio
@@ -40,10 +42,8 @@ WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_da
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    await upgrade(database_url, "inventory", "services.inventory")
-    engine = create_async_engine(async_url(database_url), connect_args={"server_settings": {"search_path": "inventory"}})
-    yield engine
-    await engine.dispose()
+    async with migrated(database_url, "inventory", "services.inventory") as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -244,3 +244,56 @@ async def _statements(engine: AsyncEngine, size: int) -> int:
         await COMMANDS.save(connection, reserved, facts)
         await connection.rollback()
     return len(sent)
+
+
+class StockPromises:
+    """Items, in one or several batches."""
+
+    def keys(self, count: int, mark: str) -> list[Key]:
+        return [Key("item", f"{mark}-{number:02}") for number in range(count)]
+
+    def changed(self, states: Mapping[Key, State]) -> dict[Key, State]:
+        return {
+            key: replace(state, unit="C62", sequence=1, changed=True) if isinstance(state, Item) else Warehouse("DE", 1, 1)
+            for key, state in states.items()
+        }
+
+    def as_stored(self, states: Mapping[Key, State]) -> dict[Key, State]:
+        return {key: replace(state, changed=False) if isinstance(state, Item) else state for key, state in states.items()}
+
+
+class TestStockForFacts(StockPromises, InsertingPromises):
+    """Warehouses too; they are locked after the items."""
+
+    repository = FACTS
+
+    def keys(self, count: int, mark: str) -> list[Key]:
+        return [*super().keys(count, mark), *(Key("warehouse", f"{mark}-{number:02}") for number in range(count))]
+
+    def facts(self, keys: Sequence[Key]) -> list[StockOpened]:
+        return [StockOpened(Place(key.id, new_id())) for key in keys if key.kind == "item"]
+
+
+class TestStockForCommands(StockPromises, LockingPromises):
+    """An item that nobody has described is unknown and has no row."""
+
+    repository = COMMANDS
+
+    async def stored(self, engine: AsyncEngine, keys: Sequence[Key]) -> None:
+        async with engine.begin() as connection:
+            await FACTS.load(connection, keys)
+
+    def facts(self, keys: Sequence[Key]) -> list[StockReservation]:
+        return [StockReservation(new_id(), "ord_1", Place(key.id, "berlin"), Decimal(1)) for key in keys]
+
+
+class TestReservations(RepositoryPromises):
+    """An order's reservations, which have no lock of their own."""
+
+    repository = COMMANDS
+
+    def keys(self, count: int, mark: str) -> list[Key]:
+        return [Key("order", f"{mark}-{number}") for number in range(count)]
+
+    def facts(self, keys: Sequence[Key]) -> list[StockReservation]:
+        return [StockReservation(new_id(), key.id, BERLIN, Decimal(1)) for key in keys]

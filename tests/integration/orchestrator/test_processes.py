@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.envelope import STRUCTURED, Envelope
 from infra.chassis.batch import BatchResult, BatchTransaction
@@ -20,7 +20,6 @@ from infra.chassis.hot_connection import hot_transaction
 from infra.chassis.inputs import Inputs, SourceRow
 from infra.chassis.outbox import OutboxRow, new_id
 from infra.chassis.runtime import Service
-from infra.chassis.schema import async_url, upgrade
 from infra.chassis.service import Consumer
 from infra.chassis.workplace import Workplace
 from orchestrator.adapters.postgres import reconcile
@@ -28,6 +27,7 @@ from orchestrator.instance import Instance, State
 from orchestrator.settings import Settings
 from orchestrator.wiring import build
 from tests.scenarios.saga_suite.samples import ORDER_ID, SAMPLES
+from tests.support.schemas import migrated
 
 pytestmark = pytest.mark.asyncio
 
@@ -106,10 +106,8 @@ def settings() -> Settings:
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    await upgrade(database_url, "orchestrator", "orchestrator")
-    engine = create_async_engine(async_url(database_url), connect_args={"server_settings": {"search_path": "orchestrator"}})
-    yield engine
-    await engine.dispose()
+    async with migrated(database_url, "orchestrator", "orchestrator") as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.values import Money
-from infra.chassis.schema import async_url, upgrade
 from services.pricing.adapters.postgres import PostgresOffers, PostgresPrices
 from services.pricing.domain import (
     Contract,
@@ -23,6 +22,8 @@ from services.pricing.domain import (
     OfferKey,
     VolumeTier,
 )
+from tests.support.schemas import migrated
+from tests.support.suites.repository import InsertingPromises, RepositoryPromises
 
 pytest_plugins = ["tests.support.servers"]
 pytestmark = pytest.mark.asyncio
@@ -36,10 +37,8 @@ State = Item | Contract
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    await upgrade(database_url, "pricing", "services.pricing")
-    engine = create_async_engine(async_url(database_url), connect_args={"server_settings": {"search_path": "pricing"}})
-    yield engine
-    await engine.dispose()
+    async with migrated(database_url, "pricing", "services.pricing") as engine:
+        yield engine
 
 
 def eur(minor: int) -> Money:
@@ -172,3 +171,27 @@ async def test_a_hundred_orders_are_loaded_with_two_statements(engine: AsyncEngi
 
     assert len(loaded) == 500
     assert len(sent) == 2
+
+
+class TestPrices(InsertingPromises):
+    """Contracts, which are locked first, and items."""
+
+    repository = PRICES
+
+    def keys(self, count: int, mark: str) -> list[Key]:
+        names = [f"{mark}-{number:02}" for number in range(count)]
+        return [*(ContractKey(name) for name in names), *(ItemKey(name) for name in names)]
+
+    def changed(self, states: Mapping[Key, State]) -> dict[Key, State]:
+        return {key: ITEM if isinstance(state, Item) else Contract(1) for key, state in states.items()}
+
+    def facts(self, keys: Sequence[Key]) -> list[ContractPrices]:
+        prices = (agreed("P-1", "1", eur(9)),)
+        return [ContractPrices(key.partner_id, prices) for key in keys if isinstance(key, ContractKey)]
+
+
+class TestOffers(RepositoryPromises):
+    repository = OFFERS
+
+    def keys(self, count: int, mark: str) -> list[OfferKey]:
+        return [OfferKey(f"{mark}-{number}", f"{mark}-{number}") for number in range(count)]
