@@ -2,7 +2,7 @@
 
 This is all that we use of aiormq below its public interface: five methods of `aiormq.Channel`
 (`_on_confirm_frame`, `_on_return_frame`, `_on_close_frame`, `_get_frame`, `_read_content`), and placing our
-class in `connection.channels` as `Connection.channel` would. tests/integration/test_publisher.py pins them.
+class in `connection.channels` as `Connection.channel` would. tests/integration/broker/ pins them.
 """
 
 import asyncio

@@ -9,17 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from infra.chassis.decoding import Raw
 from infra.chassis.hot_connection import HotConnection
 from tests.support.ledger_bench import Bench, Replica
-from tests.support.ledger_service import (
-    Wakeup,
-    Wakeups,
-    create_shipment,
-    limit_changed,
-    release,
-    replayed,
-    reserve,
-    settings,
-    unreadable,
-)
+from tests.support.ledger_messages import create_shipment, limit_changed, release, replayed, reserve, unreadable
+from tests.support.ledger_service import Wakeup, Wakeups, settings
 
 RESERVED = "credit.credit-reserved.v1"
 

@@ -30,14 +30,8 @@ from infra.chassis.schema import upgrade
 from infra.stack.local.process import end_with_parent
 from tests.support.ledger.wiring import TABLE
 from tests.support.ledger_bench import Bench, connect
-from tests.support.ledger_service import (
-    QUEUE,
-    cancel_shipment,
-    create_shipment,
-    create_tables,
-    release,
-    reserve,
-)
+from tests.support.ledger_messages import cancel_shipment, create_shipment, release, reserve
+from tests.support.ledger_service import QUEUE, create_tables
 from tests.support.servers import TestBroker, TestServers
 from tests.support.waiting import wait_until
 

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from infra.chassis.service import Context, Decision, RowInput
 from tests.support.ledger_bench import Bench, Replica
-from tests.support.ledger_service import Account, Effect, Wakeup, Wakeups, create_shipment, reserve, settings
+from tests.support.ledger_messages import create_shipment, reserve
+from tests.support.ledger_service import Account, Effect, Wakeup, Wakeups, settings
 
 
 @pytest.mark.parametrize(

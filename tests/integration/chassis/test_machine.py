@@ -26,16 +26,8 @@ from sqlalchemy.util import await_only
 
 from infra.chassis.decoding import Raw
 from tests.support.ledger_bench import Bench, Replica, connect
-from tests.support.ledger_service import (
-    LostAnswer,
-    cancel_shipment,
-    create_shipment,
-    limit_changed,
-    release,
-    replayed,
-    reserve,
-    unreadable,
-)
+from tests.support.ledger_messages import cancel_shipment, create_shipment, limit_changed, release, replayed, reserve, unreadable
+from tests.support.ledger_service import LostAnswer
 
 EXAMPLES = int(os.environ.get("TUTTI_HYPOTHESIS_EXAMPLES", "60"))
 STEPS = 14

@@ -3,15 +3,8 @@
 from dataclasses import replace
 
 from tests.support.ledger_bench import Bench
-from tests.support.ledger_service import (
-    ORDER,
-    cancel_shipment,
-    create_shipment,
-    limit_changed,
-    release,
-    replayed,
-    reserve,
-)
+from tests.support.ledger_messages import cancel_shipment, create_shipment, limit_changed, release, replayed, reserve
+from tests.support.ledger_service import ORDER
 
 RESERVED = "credit.credit-reserved.v1"
 RELEASED = "credit.credit-released.v1"

@@ -14,7 +14,8 @@ from infra.chassis.batch import BatchTransaction
 from infra.chassis.decoding import Raw
 from infra.chassis.inputs import Inputs
 from tests.support.ledger_bench import Bench, Replica
-from tests.support.ledger_service import Wakeups, create_shipment, limit_changed, release, reserve, settings
+from tests.support.ledger_messages import create_shipment, limit_changed, release, reserve
+from tests.support.ledger_service import Wakeups, settings
 from tests.support.servers import TestServers
 from tests.support.waiting import wait_until
 

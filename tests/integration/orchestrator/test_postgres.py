@@ -1,11 +1,10 @@
 """Processes in PostgreSQL."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.postgres import PostgresProcesses
 from orchestrator.catalogue import Catalogue
@@ -13,18 +12,11 @@ from orchestrator.definition import load_all
 from orchestrator.engine import History
 from orchestrator.instance import Instance, State
 from orchestrator.ports import HistoryRow
-from tests.support.schemas import migrated
 from tests.support.suites.repository import InsertingPromises
 
 pytestmark = pytest.mark.asyncio
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    async with migrated(database_url, "orchestrator", "orchestrator") as engine:
-        yield engine
 
 
 class TestProcesses(InsertingPromises):

@@ -17,7 +17,8 @@ from infra.chassis.decoding import Raw, as_first_sent, identity_of, read, replay
 from infra.chassis.errors import Permanent, UnknownVersion
 from infra.chassis.service import Route
 from infra.chassis.workplace import Workplace
-from tests.support.ledger_service import limit_changed, replayed, reserve, service, settings
+from tests.support.ledger_messages import limit_changed, replayed, reserve
+from tests.support.ledger_service import service, settings
 
 CONSUMER = service().consumers[0]
 ROUTES: dict[str, Route] = {route.wire_name: route for route in CONSUMER.routes}

@@ -20,7 +20,8 @@ from infra.chassis.errors import Permanent, Transient
 from infra.chassis.retries import delay_seconds
 from infra.chassis.runtime import DEAD_LETTER_HEADER_BYTES_MAX
 from infra.chassis.settings import ServiceSettings
-from tests.support.ledger_service import reserve, settings
+from tests.support.ledger_messages import reserve
+from tests.support.ledger_service import settings
 from tests.support.recorded_letters import COMMAND, HEADERS_CUT, NOT_READABLE
 
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)

@@ -9,7 +9,8 @@ from infra.chassis.errors import Permanent
 from infra.chassis.giving_up import cause_of, refused
 from infra.chassis.inputs import Arrival, Inputs, SourceRow
 from infra.chassis.service import Context, RowInput, RowSource
-from tests.support.ledger_service import Wakeups, reserve
+from tests.support.ledger_messages import reserve
+from tests.support.ledger_service import Wakeups
 
 ARRIVALS = tuple(Arrival(raw=reserve(f"s{number}:step"), received_at=datetime.now(UTC)) for number in range(2))
 ROWS = tuple(
