@@ -56,13 +56,16 @@ def _masked(name: str, value: Any, depth: int) -> Any:
 
 
 def _named(value: Any) -> Mapping[Any, Any] | None:
-    """The fields of a structure, as far as its repr would show them; None for what has no fields."""
+    """The fields of a structure, as far as its repr would show them; None for what has no fields.
+
+    One may be built only in part: a line of a log must not fail by it.
+    """
     if isinstance(value, Mapping):
         return value
     if isinstance(value, BaseModel):
-        return {name: getattr(value, name) for name, field in type(value).model_fields.items() if field.repr}
+        return {name: getattr(value, name, None) for name, field in type(value).model_fields.items() if field.repr}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.repr}
+        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value) if field.repr}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         named: Mapping[Any, Any] = value._asdict()
         return named

@@ -59,6 +59,11 @@ class Seen:
     key: str = field(default="hunter2", repr=False)
 
 
+@dataclass(slots=True)
+class Slotted:
+    id: str
+
+
 class Place(NamedTuple):
     city: str
 
@@ -96,6 +101,11 @@ def test_names_that_are_too_general_hide_no_figures() -> None:
 
 def test_a_structure_is_logged_by_its_fields() -> None:
     assert masked(buyer=BUYER)["buyer"] == {"id": "C-1", "name": "***"}
+
+
+@pytest.mark.parametrize("part", [Buyer.model_construct(id="C-1"), object.__new__(Slotted)])
+def test_a_structure_that_is_built_in_part_is_logged_as_far_as_it_is(part: object) -> None:
+    assert masked(part=part)["part"]["id"] in ("C-1", None)
 
 
 def test_what_is_not_secret_is_left_alone_and_what_is_long_is_cut() -> None:
