@@ -105,9 +105,9 @@ class DeniedParties:
     """An immutable, searchable denied-party list; `version` names its content and its date.
 
     Finding candidates: each distinctive token of a listed name is kept under its skeleton, whole and with any
-    one letter left out, and a long one under its beginning and its end. A token of the query so reaches every
-    token within one edit, and nearly every one within two. From the tokens reached follows a bound on the
-    score of each listed name, and only names whose bound reaches `MATCH_SCORE_MIN` are compared in full.
+    one letter left out, and a long one under its beginning and its end. So a token of the query reaches every
+    token within one edit, and nearly every one within two. The tokens reached give a bound on the score of each
+    listed name, and only names whose bound reaches `MATCH_SCORE_MIN` are compared in full.
     Words run together are reached through joined neighbours. docs/screening.md measures what the shortcut
     loses against comparing with everything.
 
@@ -142,8 +142,8 @@ class DeniedParties:
         """The listed parties that a name resembles with at least `MATCH_SCORE_MIN` points, best first.
 
         Each entry appears once, under the way of writing it that fits best; at most MATCHES_MAX entries. The
-        country is evidence for whoever reviews and decides between equal scores. It never lowers a score: a
-        denied party that orders from elsewhere is exactly the one to find.
+        country is evidence for the reviewer, and decides between equal scores. It never lowers a score: a denied
+        party that orders from elsewhere is exactly the one to find.
         """
         best: dict[str, Match] = {}
         for hit in self._hits(normalise(name)):

@@ -142,7 +142,7 @@ def decide(
     *,
     thresholds: Thresholds = DEFAULT_THRESHOLDS,
 ) -> Verdict:
-    """Screen one order. Every reason is collected, not only the first: whoever reviews should see them all.
+    """Screen one order. Every reason is collected, not only the first: a reviewer should see them all.
 
     The same order against the same lists gives the same verdict, however often.
     """

@@ -1,4 +1,4 @@
-"""Every knob of compliance: where its lists are, how often they are looked at, and when a resemblance counts."""
+"""The settings of compliance: where its lists are, how often they are looked at, and when a resemblance counts."""
 
 from pathlib import Path
 

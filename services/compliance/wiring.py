@@ -26,9 +26,9 @@ def build(settings: Settings) -> Service:
     )
 
     async def watch(runtime: Runtime) -> None:
-        # Without it a new list would be noticed by the first order after it, which would still be screened
-        # against the old one: after a quiet night, hours later. The source is not closed at the end, since the last
-        # batch still asks it; its thread ends with the process.
+        # Without it the first order after a new list would notice the list, perhaps after a quiet night, and would
+        # itself still be screened against the old one. The source is not closed at the end, since the last batch
+        # still asks it; its thread ends with the process.
         lists.current()
         while not await rest(runtime.stopping, settings.list_check_seconds):
             lists.current()

@@ -106,7 +106,7 @@ class HoldReleased:
 
 @dataclass(frozen=True, slots=True)
 class HoldCaptured:
-    """The order is complete: whatever it still holds on the line is used from now on, which may be nothing."""
+    """The order is complete. What it still holds on the line, if anything, is used from now on."""
 
     order_id: str
     line: LineKey

@@ -61,7 +61,7 @@ def reserve_credit(command: ReserveCredit, line: CreditLine, context: Context) -
 def release_credit(
     command: ReleaseCredit, line: CreditLine, context: Context, done: CreditReserved | None
 ) -> Decision[CreditLine]:
-    """Gives back what the do's answer says was held, whatever amount the undo names: the answer is our promise."""
+    """Gives back what the answer of the do says was held. The amount in the undo does not count, since the answer is our promise."""
     if done is None:
         return Decision(line, _released(command, Money.zero(line.currency)))
     return Decision(

@@ -1,4 +1,4 @@
-"""Every knob of credit: those of the chassis."""
+"""The settings of credit: those of the chassis."""
 
 from pydantic_settings import SettingsConfigDict
 

@@ -71,7 +71,7 @@ class Parcel:
           ▼  │
         refused   (planned again with the next carrier, while there is one)
 
-    `external` parcels are booked with somebody else, our own fleet's by being written down. `refusal` is why the last carrier
+    An `external` parcel is booked with a carrier outside, one of our own fleet by being written down. `refusal` is why the last carrier
     refused, for operators. `changed` is not stored: it marks the rows that have to be written back.
     """
 
@@ -92,7 +92,7 @@ class Parcel:
 
     @property
     def may_be_booked(self) -> bool:
-        """Whether its carrier, if it is not ourselves, may hold a booking for it."""
+        """Whether a carrier outside may hold a booking for it."""
         return self.external and self.state in ("planned", "booked")
 
     def booked(self, tracking: str) -> "Parcel":
@@ -154,7 +154,7 @@ def loads(allocations: Iterable[Allocation]) -> tuple[Load, ...]:
 
 
 def offers(carriers: Iterable[Carrier], load: Load, country: str, priority: str) -> tuple[Offer, ...]:
-    """Who could take it, best first: the slowest level that is fast enough, then the lowest rank, then by name."""
+    """The carriers that could take it, best first: the slowest level that is fast enough, then the lowest rank, then by name."""
     wanted = LEVEL_OF_PRIORITY.get(priority)
     if wanted is None:
         return ()
@@ -188,7 +188,7 @@ def own_tracking(operation_id: str, warehouse: str) -> str:
 
 
 def not_sendable(parts: Sequence[Load], country: str, priority: str, carriers: Sequence[Carrier]) -> tuple[Reason, ...]:
-    """Why no carrier takes these, named by warehouse; empty when each of them finds one."""
+    """Why no carrier takes these, named by warehouse; empty when each of them finds a carrier."""
     if priority not in LEVEL_OF_PRIORITY:
         known = ", ".join(LEVEL_OF_PRIORITY)
         return (Reason(code="unknown-priority", detail=f"no service level belongs to priority {priority}; known are {known}"),)

@@ -194,7 +194,7 @@ def _go_on(
     others: Mapping[str, Offer | None],
     known: Mapping[str, CallResult],
 ) -> Decision[State]:
-    """Asks the next carrier for what was refused, and again whoever has not answered; when nothing is open, it is created."""
+    """Asks the next carrier for what was refused, and asks again where an answer is missing. With nothing open, the shipment is created."""
     parts = {part.warehouse: part for part in loads(command.allocations)}
     after: list[Parcel] = []
     calls: list[Call] = []

@@ -1,4 +1,4 @@
-"""Every knob of fulfillment: those of the chassis, and where the carriers are reached."""
+"""The settings of fulfillment: those of the chassis, and where the carriers are reached."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class Settings(ServiceSettings):
     carrier_urls: Mapping[str, HttpUrl] = Field(default_factory=dict)
     carrier_tokens: Mapping[str, SecretStr] = Field(default_factory=dict)
     carrier_timeout_seconds: float = Field(
-        default=4.0, gt=0, description="for one request; shorter than call_timeout_seconds, so that it is this one that ends"
+        default=4.0, gt=0, description="for one request; shorter than call_timeout_seconds, so that this limit is reached first"
     )
     carrier_connections_max: int = Field(default=20, ge=1, le=200)
 

@@ -7,7 +7,7 @@
 
 One commit per request would be what limits the machine. With one client a batch is one request and nothing waits. A
 batch that fails has changed nothing, so each of its requests tries alone; a key that is being handled elsewhere then
-delays nobody but its own request. An outcome exists only after the commit, and a request that is told nothing can be
+delays only its own request. An outcome exists only after the commit, and a request that is told nothing can be
 repeated with its key.
 """
 

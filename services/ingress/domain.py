@@ -41,7 +41,7 @@ class NaturalKey:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of the order's process, as the orchestrator tells it."""
+    """One step of the order's saga, as the orchestrator tells it."""
 
     id: str
     state: str
@@ -60,7 +60,7 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the orchestrator says of a process at this moment. Whatever is None it did not say."""
+    """What the orchestrator says of a saga at this moment. Of a field that is None it has said nothing."""
 
     status: str | None
     stage: str | None

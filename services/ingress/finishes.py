@@ -1,8 +1,8 @@
-"""Requests that wait for an order's end (`Prefer: wait`), told by whoever hears of it.
+"""Requests that wait for an order's end (`Prefer: wait`), and how they hear of it.
 
-The loop tells of the ends that this process' consumer has committed. What a partner is told is read from the database all
-the same: so a GET right after it cannot say less. Ends that another replica heard are found by asking
-for all waiting orders at once, every `finish_poll_seconds`.
+The loop tells of the ends that this process' consumer has committed. The order itself is read from the database all the same,
+so that a GET right after the answer cannot say less. Ends that another replica heard are found by asking for all waiting orders
+at once, every `finish_poll_seconds`.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class Finishes:
                 self._announced.discard(order_id)
 
     def release(self) -> None:
-        """Nobody looks any more: every waiting request is told that it has not ended yet."""
+        """Ends the looking: every waiting request is told that its order has not ended yet."""
         self._released = True
         for future in self._waiting.values():
             if not future.done():
@@ -80,12 +80,12 @@ class Finishes:
             else:
                 wanted = list(self._announced)
             found = await self._look(read, wanted)
-            # Nothing comes of it while the database cannot be asked.
+            # While the database cannot be asked, nothing is found of what was announced.
             patient = bool(self._announced) and not found
             delay = min(max(delay * 2, _AGAIN_SECONDS), self._poll_seconds) if patient else 0.0
 
     async def _pause(self, delay: float) -> None:
-        """Returns when there is something to look for: at once for what was announced, else with the next poll."""
+        """Returns when there is something to look for: at once for what was announced, otherwise with the next poll."""
         if not self._waiting:
             self._news.clear()
             await self._news.wait()

@@ -42,7 +42,7 @@ def accept_submission(
     """How an order sent over the broker is decided; `expected` is how long orders usually take."""
 
     def accept(message: OrderSubmitted, submission: Submission, context: Context) -> Decision[Submission]:
-        # Who may send for a partner is asked first: nobody else learns which orders exist.
+        # Asked first, so that only a sender who may order for the partner learns which orders exist.
         senders = _senders(context)
         if not senders <= submission.broker_users:
             raise Permanent(
@@ -70,9 +70,9 @@ def accept_submission(
 
 
 def _senders(context: Context) -> frozenset[str]:
-    """Who may have sent this message: one broker user, or where none is stated, whoever the broker lets send such."""
-    # A property that systems need not set. The broker's topic permissions come from the same registry. What the
-    # failure desk sends again under its own name was not stated the first time either.
+    """The broker users who may have sent this message: the stated one, otherwise all whom the broker lets send such messages."""
+    # Systems need not state their user. The broker's topic permissions come from the same registry. A replay under the failure
+    # desk's own name is of a message whose sender was not stated the first time either.
     if context.sender is None or context.sender == FAILURE_DESK:
         return frozenset(entry(OrderSubmitted.wire_name).senders)
     return frozenset({context.sender})

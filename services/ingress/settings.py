@@ -1,4 +1,4 @@
-"""Every knob of ingress, with its unit in its name."""
+"""The settings of ingress; a quantity has its unit in its name."""
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -28,14 +28,16 @@ class Settings(ServiceSettings):
     acceptance_queue_size_max: int = Field(default=1000, ge=1, description="more requests than this are told to come back")
     acceptance_alone_max: int = Field(default=2, ge=1, description="transactions of single requests at the same time")
     lock_wait_seconds: float = Field(default=1.0, gt=0, le=5, description="how long a request waits for its key's first")
-    batch_lock_wait_seconds: float = Field(default=0.1, gt=0, le=5, description="the same, where neighbours wait too")
+    batch_lock_wait_seconds: float = Field(
+        default=0.1, gt=0, le=5, description="the same in a shared transaction, where neighbours wait too"
+    )
     idempotency_retention_days: int = Field(default=7, ge=1)
     purge_rows_max: int = Field(default=1000, ge=1, description="rows per statement, so that no lock is held for long")
 
     wait_seconds_max: int = Field(default=30, ge=1, le=300)
     waiters_max: int = Field(default=5000, ge=1)
     finish_poll_seconds: float = Field(default=0.5, gt=0, description="for orders whose end another replica heard")
-    order_expected_seconds: int = Field(default=60, ge=1, description="what partners are told until the process knows better")
+    order_expected_seconds: int = Field(default=60, ge=1, description="what partners are told until the saga knows better")
     retry_after_seconds: int = Field(default=1, ge=1)
 
     orchestrator_url: str

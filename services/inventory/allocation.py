@@ -43,7 +43,7 @@ def allocate(lines: Sequence[OrderLine], items: Mapping[str, Item], country: str
 
     1. One warehouse for everything where any can; of several the nearest (same country, same region, elsewhere), then the
        one of the best priority, then the one with most of these items, then by name.
-    2. Else, where a split is allowed, line by line: one warehouse for the whole line where any can, again the nearest, and
+    2. Otherwise, where a split is allowed, line by line: one warehouse for the whole line where any can, again the nearest, and
        of these one that serves the order already, then by priority, stock of the item and name.
     3. A line that no warehouse can serve alone takes all it can get, from warehouse to warehouse, in the order of rule 2.
     """
@@ -85,7 +85,7 @@ def _demand(lines: Sequence[OrderLine]) -> dict[str, Decimal]:
 
 
 def _promisable(item: Item) -> Iterable[Stock]:
-    """Stock in a warehouse of which nobody has told us where it is cannot be sent anywhere."""
+    """Stock that can be sent: the country of its warehouse is known."""
     return (stock for stock in item.stock.values() if stock.country is not None)
 
 

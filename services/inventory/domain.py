@@ -19,7 +19,7 @@ MovementKind = Literal["received", "counted", "committed"]
 
 
 class Key(NamedTuple):
-    """What a state is about. An order's reservations have no lock of their own: who changes one holds the lock of its item."""
+    """What a state is about. An order's reservations need no lock: each changes only under the lock of its item."""
 
     kind: Literal["item", "order", "warehouse"]
     id: str
@@ -41,7 +41,7 @@ def level(quantity: Decimal) -> Decimal:
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """An item in one warehouse. `country` is None as long as nobody has told us where the warehouse is.
+    """An item in one warehouse. `country` is None until the warehouse has been described.
 
     `changed` is not stored: it marks the rows that have to be written back.
     """
@@ -71,7 +71,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An item and its stock in every warehouse that has ever kept it. Without a unit, nobody has described it yet.
+    """An item and its stock in every warehouse that has ever kept it. It has no unit until it has been described.
 
     `changed` is not stored: it marks that the item's own row, and not only its stock, has to be written back.
     """
@@ -89,7 +89,7 @@ class Item:
 
     @property
     def available(self) -> Decimal:
-        """What is left to promise over all warehouses, those included of which we do not know yet where they are."""
+        """What is left to promise over all warehouses, also those whose country is not known yet."""
         return sum((stock.free for stock in self.stock.values()), ZERO)
 
     def at(self, warehouse: str) -> Stock:
@@ -148,7 +148,7 @@ class Item:
     def watch(self) -> "tuple[Item, Alert | None]":
         """Compares what is available with the two levels, and says once that it has crossed one.
 
-        Nothing is said of an item that nobody has described or that no warehouse has ever kept. Where the recovery level is
+        Nothing is said of an item that was never described or never kept. Where the recovery level is
         not above the reorder point, the item still has to rise above the reorder point to recover.
         """
         if self.unit is None or not self.stock:
@@ -201,7 +201,7 @@ class Order:
     reservations: tuple[Reservation, ...] = ()
 
     def backing(self, wanted: Mapping[Place, Decimal]) -> tuple[Reservation, ...] | None:
-        """The open reservations that are exactly what is wanted: those of one operation, or else all of them together.
+        """The open reservations that are exactly what is wanted: those of one operation, otherwise all of them together.
 
         Empty when just this has been committed already. None when no reservations add up to it.
         """

@@ -89,7 +89,7 @@ def reserve_stock(command: ReserveStock, states: States, context: Context) -> De
 
 def release_stock(command: ReleaseStock, states: States, context: Context, done: StockReserved | None) -> Decision[States]:
     """Gives back what the reservation of the same operation answered, without what has left the warehouse meanwhile."""
-    # The reservation may as well have been answered with StockShort.
+    # None where nothing was reserved, as after StockShort.
     reserved = done.allocations if isinstance(done, StockReserved) else ()
     gone = _order(states, command.order_id).committed(context.operation_id)
     returned = tuple(part for part in reserved if Place(part.sku, part.warehouse) not in gone)
@@ -119,10 +119,10 @@ def query_availability(command: QueryAvailability, states: States, context: Cont
 
 
 def commit_stock(event: OrderCompleted, states: States, context: Context) -> Decision[States]:
-    """What was set aside for the order leaves the warehouses. Said again, it changes nothing.
+    """What was set aside for the order leaves the warehouses. The same event again changes nothing.
 
     Raises Permanent when the order's reservations are not what it says it was completed with: to guess would take
-    somebody else's stock.
+    another order's stock.
     """
     order = _order(states, event.order_id)
     wanted = by_place(event.allocations)

@@ -1,4 +1,4 @@
-"""Every knob of inventory: those of the chassis."""
+"""The settings of inventory: those of the chassis."""
 
 from pydantic_settings import SettingsConfigDict
 

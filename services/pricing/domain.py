@@ -1,10 +1,10 @@
-"""What a line costs: the contract's price, else the list price with volume tier and scarcity surcharge; rounded once.
+"""What a line costs: the contract's price, otherwise the list price with volume tier and scarcity surcharge; rounded once.
 
 Between the stored integers and the rounding everything is exact: a product of quantity (12 digits), price (16), discount
-and surcharge (5 each) has at most 38 digits, which the context below holds without loss and would rather fail than lose.
+and surcharge (5 each) has at most 38 digits. The context below holds these without loss, and fails rather than lose a digit.
 
-Amounts are rounded half up, per line and once. Half to even would be free of bias over many lines, but a price is recomputed
-by the partner's invoice check line by line, and there half up is what commerce does; no sum of rounded parts is rounded again.
+Amounts are rounded half up, per line and once. Half to even would be free of bias over many lines. But a partner's invoice
+check recomputes the price line by line, and there commerce rounds half up. No sum of rounded parts is rounded again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -113,7 +113,7 @@ class ContractPrice:
 
 @dataclass(frozen=True, slots=True)
 class ContractPrices:
-    """All prices of a partner's contract, replacing all before. Raises ValueError for what could not be told apart."""
+    """All prices of a partner's contract, replacing all before. Raises ValueError for two prices that could not be told apart."""
 
     partner_id: str
     prices: tuple[ContractPrice, ...]
@@ -211,7 +211,7 @@ def price_line(line: OrderLine, offer: Offer, currency: str) -> PricedLine | tup
 
 
 def _contract_tier(tiers: Sequence[ContractTier], quantity: Decimal, currency: str) -> ContractTier | None:
-    """The tier with the highest threshold that the quantity reaches; None where the contract is silent."""
+    """The tier with the highest threshold that the quantity reaches; None where the contract has no such tier."""
     reached = [tier for tier in tiers if tier.unit_price.currency == currency and tier.from_quantity <= quantity]
     return max(reached, key=lambda tier: tier.from_quantity, default=None)
 

@@ -1,4 +1,4 @@
-"""Every knob of pricing: those of the chassis."""
+"""The settings of pricing: those of the chassis."""
 
 from pydantic_settings import SettingsConfigDict
 

@@ -44,8 +44,8 @@ _ALIAS_TYPES: Final = frozenset(("aka", "fka", "nka"))
 _WEAK_ALIAS: Final = re.compile(r"a\.k\.a\. '(.+?)'(?=[;.]|$)")
 _DIGEST_CHARACTERS: Final = 12
 
-# Country names as OFAC writes them, where ISO 3166 writes them otherwise. An address in neither (a region,
-# "undetermined") gives no country: it is evidence only, and its absence lowers no score.
+# Country names as OFAC writes them, where ISO 3166 has another name. An address with neither (a region,
+# "undetermined") gives no country. The country is evidence only, and its absence lowers no score.
 _OFAC_COUNTRIES: Final = {
     "bahamas, the": "BS",
     "bolivia": "BO",
@@ -83,7 +83,7 @@ _COUNTRY_CODES: Final[Mapping[str, str]] = (
 def read_denied_parties(folder: Path) -> DeniedParties:
     """The list in a folder. Its version is the date of the list and a digest of its content.
 
-    The date is that of `published.txt`, else the day on which the newest file was written. Raises
+    The date is that of `published.txt`, otherwise the day on which the newest file was written. Raises
     ListRefusedError with file and line of every problem.
     """
     reading = _Reading(folder)
@@ -176,13 +176,13 @@ class _Reading:
 
     def _remarks(self) -> Mapping[str, str]:
         remarks: dict[str, str] = defaultdict(str)
-        # The rest of a remark on nobody hides nobody, so this file alone may be of another day.
+        # The rest of a remark without an entry hides no listed party, so this file alone may be of another day.
         for _, fields in self._records(REMARKS_FILE):
             remarks[fields[0]] += fields[1]
         return remarks
 
     def _records_of(self, file: str, entries: Mapping[str, object]) -> Iterator[tuple[int, list[str]]]:
-        """The records that belong to an entry; one that belongs to none shows files that do not fit."""
+        """The records that belong to an entry. One without an entry shows that the files do not fit together."""
         for line, fields in self._records(file):
             if fields[0] in entries:
                 yield line, fields
@@ -212,7 +212,7 @@ class _Reading:
                 self.report(file, number, str(error))
 
     def _content(self, file: str) -> str:
-        """The text of a file, UTF-8 or else Latin-1. Raises FileNotFoundError; ValueError if too large."""
+        """The text of a file, as UTF-8, otherwise as Latin-1. Raises FileNotFoundError; ValueError if too large."""
         with (self._folder / file).open("rb") as opened:
             content = opened.read(FILE_BYTES_MAX + 1)
         if len(content) > FILE_BYTES_MAX:

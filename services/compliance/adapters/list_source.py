@@ -56,7 +56,7 @@ class ListSource:
         self._fingerprint = self._look()
         self._lists = self._read()
         self.problem: str | None = None
-        """Why the newest files are not in force; None when they are. The log has it, and a gauge that there is one."""
+        """Why the newest files are not in force; None when they are. The log says why, a gauge only that they are not."""
         self._note(None)
         log.info("lists loaded", list_version=self._lists.version, entries=len(self._lists.denied))
 

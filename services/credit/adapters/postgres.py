@@ -1,7 +1,7 @@
 """Credit lines and holds in PostgreSQL, a batch at a time.
 
 Every change of a hold happens under the lock of its line. Holds therefore need no locks or order of their own, and the
-sums in the line's row are exact: nobody else can place or end a hold of a line that we have locked.
+sums in the line's row are exact: no other transaction can place or end a hold of a line that we have locked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ _INSERT_MISSING_LINES = text("""
     ON CONFLICT DO NOTHING
 """)
 
-# A line never heard of is met once in its buyer's life, so lines are inserted only after the lock has missed some.
+# A line is new once in its buyer's life. So missing lines are inserted only after the lock has found too few.
 _LOCK_LINES = text("""
     SELECT line.buyer_id, line.currency, limit_minor, limit_sequence, held_minor, used_minor
     FROM credit_line AS line
@@ -217,7 +217,7 @@ async def _release_holds(connection: AsyncConnection, released: Sequence[HoldRel
         _RELEASE_HOLDS,
         {"operations": [hold.operation_id for hold in released], "moments": [hold.at for hold in released]},
     )
-    # A captured hold belongs to a completed order. To take its amount from the line would take somebody else's hold
+    # A captured hold belongs to a completed order. To take its amount from the line would take another order's hold
     # away, so a person has to look; the loop takes the batch again one by one and finds the message.
     found = len(rows.all())
     if found != len(released):

@@ -61,8 +61,8 @@ class HttpCarriers:
     """Dependency. A call's request names `carrier`, `action` (book or cancel) and `booking`, the carrier's idempotency key.
 
     Addresses and tokens come from settings alone, never from a message. Redirects are not followed, the environment's proxies
-    are not used, and an answer is read up to 64 KiB. Whatever leaves open whether the carrier has acted is Transient; what
-    only a change of our settings can mend is Permanent.
+    are not used, and an answer is read up to 64 KiB. What leaves open whether the carrier has acted is Transient; what only a
+    change of our settings can mend is Permanent.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Carriers and parcels in PostgreSQL, a batch at a time.
 
-Parcels of one operation are only touched by whoever has locked the operation's row, which the chassis does before it loads.
-Their own locks are against reports of deliveries, which know no operation. The carriers are read without a lock: an order
+The chassis locks the row of an operation before it loads the operation's parcels, so two transactions never decide about them together.
+The parcels' own locks are against reports of deliveries, which know no operation. The carriers are read without a lock: an order
 that is routed by what was true a moment ago is routed well enough.
 """
 
@@ -96,7 +96,7 @@ _UPDATE_DELIVERED = write("""
     WHERE parcel.carrier = delivered.carrier AND parcel.tracking = delivered.tracking AND parcel.state = 'booked'
 """)
 
-# Two parcels of one order from one warehouse are two operations' that were both sent: one should have been taken back.
+# Two parcels of one order from one warehouse belong to two operations. Both are on their way; one should have been taken back.
 _TWICE_ON_THEIR_WAY = text("""
     SELECT order_id, warehouse, count(*)
     FROM parcel
@@ -107,7 +107,7 @@ _TWICE_ON_THEIR_WAY = text("""
     LIMIT :findings_max
 """)
 
-# A command that waits for a carrier is pending, or an open dead letter; otherwise nobody would ever go on with it.
+# The command of a planned parcel is pending or an open dead letter. Otherwise nothing would ever go on with the parcel.
 _FORGOTTEN = text("""
     SELECT parcel.operation_id, parcel.order_id, parcel.warehouse, parcel.carrier
     FROM parcel
@@ -252,7 +252,7 @@ async def _update_delivered(connection: AsyncConnection, delivered: Mapping[Key,
 
 
 async def reconcile(connection: AsyncConnection) -> list[Finding]:
-    """Whether anything is on its way twice, and whether somebody still waits for each carrier's answer. Reads only."""
+    """Whether anything is on its way twice, and whether each planned parcel still has a command that waits. Reads only."""
     bound = {"findings_max": FINDINGS_MAX}
     doubled = [
         Finding(

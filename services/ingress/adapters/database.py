@@ -22,7 +22,7 @@ class Locked(Unavailable):
 
 @asynccontextmanager
 async def available() -> AsyncIterator[None]:
-    """Raises Unavailable in place of whatever says that the database cannot serve us now."""
+    """Raises Unavailable in place of every exception that says that the database cannot serve us now."""
     try:
         yield
     except (DBAPIError, PoolTimeout, OSError) as error:

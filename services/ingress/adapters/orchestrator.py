@@ -1,4 +1,4 @@
-"""What ingress asks of the orchestrator over HTTP: how far a process is, and whether it may be cancelled."""
+"""What ingress asks of the orchestrator over HTTP: how far a saga is, and whether it may be cancelled."""
 
 import time
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The orchestrator will not cancel: the process is past its pivot, or finished."""
+    """The orchestrator will not cancel: the saga is past its pivot, or finished."""
 
     detail: str
 
@@ -43,7 +43,7 @@ class _ProgressDocument(BaseModel):
 
 
 class Orchestrator:
-    """One client for the process. After a failure it pauses, so that readers do not all wait for a timeout."""
+    """One client per process. After a failure it pauses, so that readers do not all wait for a timeout."""
 
     def __init__(self, url: str, token: str, *, timeout_seconds: float, pause_seconds: float) -> None:
         self._client = httpx2.AsyncClient(
@@ -58,7 +58,7 @@ class Orchestrator:
         self._paused_until = 0.0
 
     async def progress(self, correlation_id: str) -> Progress | None:
-        """How far the process is; None when the orchestrator does not say in time, or does not know it yet."""
+        """How far the saga is; None when the orchestrator does not say in time, or does not know it yet."""
         if time.monotonic() < self._paused_until:
             return None
         try:

@@ -53,12 +53,12 @@ class PartnerApplication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            # Only a websocket can come here, and there is none to be had.
+            # Only a websocket can come here, and we serve no websockets.
             await send({"type": "websocket.close", "code": 1000})
             return
         visit = begin(scope, str(uuid7()))
-        # The router raises for 404 and 405 only within an application, and no handler of the one around us shall
-        # answer.
+        # The router raises for 404 and 405 only within an application, and the handlers of the application around us
+        # must not answer.
         scope.setdefault("app", self)
         scope["starlette.exception_handlers"] = ({}, {})
 

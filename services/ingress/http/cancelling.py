@@ -30,7 +30,7 @@ class Cancelling:
     orders: Orders
 
     async def cancel(self, request: Request) -> Response:
-        """202 when the process is told to unwind; 409 when it is too late; 503 when nobody could be asked."""
+        """202 when the saga is told to unwind; 409 when it is too late; 503 when the orchestrator gave no answer."""
         order = await self.orders.own_order(request, "orders:write")
         reason = await self._reason(request)
         if order.finished:

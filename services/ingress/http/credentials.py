@@ -20,7 +20,7 @@ _NOBODY: Final = Account("", "", bytes(32), frozenset(), 1)
 
 
 def bearer(authorization: str | None) -> ApiKey:
-    """The key in the header. Raises Problem when there is none that could be ours."""
+    """The key in the header. Raises Problem when no key of our form is there."""
     scheme, _, credential = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not credential:
         raise Problem("unauthorized", "Send an API key as bearer token.", headers=_CHALLENGE)
@@ -31,7 +31,7 @@ def bearer(authorization: str | None) -> ApiKey:
 
 
 def refusal() -> Problem:
-    """One answer for every key that opens nothing: why is not told."""
+    """One answer for every key that opens nothing. It does not tell why."""
     return Problem("unauthorized", "The API key is not valid.", headers=_INVALID)
 
 
@@ -58,7 +58,7 @@ class Credentials:
     async def account(self, key: ApiKey) -> Account | None:
         """The key's account; None when the key opens nothing. Raises what `find` raises."""
         found = await self._lookup(key.key_id)
-        # Computed in every case, and before the None is looked at.
+        # Computed in every case, also for an unknown key: the time that it takes must not tell the two apart.
         opens = (found or _NOBODY).opens_with(key, self._pepper, self._now())
         if found is None or not opens:
             return None

@@ -107,7 +107,7 @@ class PartnerFace:
             for task in (*work, stopped):
                 task.cancel()
         for task in done:
-            # None of them ends by itself but by a programming error, which must not stay unheard.
+            # Work ends by itself only through a programming error, which must not stay unheard.
             task.result()
 
     async def close(self) -> None:

@@ -35,7 +35,7 @@ def idempotency_key(headers: Headers) -> str:
 
 
 def preferred_wait(headers: Headers, most: int) -> int | None:
-    """How many seconds the client would wait (RFC 7240), at most `most`; None for no wish or a malformed one."""
+    """How many seconds the client would wait (RFC 7240), at most `most`; None without a wish, or with a malformed one."""
     for value in headers.getlist("prefer"):
         for preference in value.split(","):
             match = _WAIT.fullmatch(preference.split(";", 1)[0].strip().lower())

@@ -17,7 +17,7 @@ _POLICY: Final = '"requests"'
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Where somebody stands within the quota, after this request."""
+    """Where a client stands within the quota, after this request."""
 
     per_minute: int
     remaining: int

@@ -280,7 +280,7 @@ async def _end_reservations(connection: AsyncConnection, ended: Sequence[Reserva
             "states": [fact.state for fact in ended],
         },
     )
-    # Its quantity was taken off the sums; if it had ended before, that quantity belonged to somebody else. The loop takes
+    # Its quantity was taken off the sums; if it had ended before, that quantity belonged to another order. The loop takes
     # the batch again one by one and finds the message.
     found = len(rows.all())
     if found != len(ended):

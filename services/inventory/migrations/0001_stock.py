@@ -22,7 +22,7 @@ def upgrade() -> None:
             alert_sequence bigint NOT NULL DEFAULT 0
         ) WITH (fillfactor = 80)
     """)
-    # Without a country, nobody has told us yet where the warehouse is: nothing is allocated from it.
+    # A warehouse without a country has not been described yet: nothing is allocated from it.
     op.execute("""
         CREATE TABLE warehouse (
             warehouse text CONSTRAINT warehouse_one_row_per_name PRIMARY KEY,

@@ -118,7 +118,7 @@ class PostgresOffers:
         return {key: Offer(items.get(key.sku, unknown), tuple(agreed.get(key, ()))) for key in wanted}
 
     async def save(self, connection: AsyncConnection, changed: Mapping[OfferKey, Offer], facts: Sequence[object]) -> None:
-        """Writes nothing: whoever changed an offer here did so without its lock."""
+        """Writes nothing. Offers are loaded without a lock, so no decision may change them."""
         assert not changed
         assert not facts
 
@@ -184,7 +184,7 @@ def _list_price(unit: str, currency: str, price_minor: int, tiers: str, surcharg
     return ListPrice(unit, Money(amount_minor=price_minor, currency=currency), _tiers(tiers), surcharge)
 
 
-# Many items share their tiers, most have none; reading them is the dearest part of a row.
+# Many items share their tiers, most have no tiers; reading them is the dearest part of a row.
 @lru_cache(maxsize=TIERS_CACHED_MAX)
 def _tiers(stored: str) -> tuple[VolumeTier, ...]:
     return tuple(VolumeTier(Decimal(quantity), discount) for quantity, discount in json.loads(stored))
