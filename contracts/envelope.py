@@ -1,8 +1,8 @@
 """The envelope: CloudEvents 1.0 on AMQP 0-9-1, strict in both directions.
 
 We emit the structured mode (one JSON object in the body) and accept the binary mode too (`ce-` headers, the payload in the
-body), as in the CloudEvents SDK and the Knative RabbitMQ binding. Whatever is wrong with a message is said as
-`EnvelopeError` with the attribute's name; nothing here looks at what the payload means.
+body), as in the CloudEvents SDK and the Knative RabbitMQ binding. Every fault of a message is an
+`EnvelopeError` with the attribute's name. What the payload means is not looked at here.
 """
 
 import json

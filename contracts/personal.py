@@ -1,4 +1,4 @@
-"""What is personal: which values nobody sees in a log, and no operator without saying why.
+"""What is personal: values that never stand in a log, and that an operator sees only after saying why.
 
 The models say it, each field for itself, by the mark `Personal` of values.py. The names are taken from the models, so that a field
 that is marked tomorrow is hidden without another line. Values are hidden by the name that they stand under, wherever that is: a
@@ -26,8 +26,9 @@ Schema = Mapping[str, Any]
 class PersonalFields:
     """Names in lower case.
 
-    Under one of `whole` everything is personal. Under one of `texts` some model keeps a structure, such as `ship_to`, or `lines`, which
-    are an address's texts and an order's positions: there a text is personal, a structure has names of its own, and a number is a count.
+    Under a name of `whole` every value is personal. A name of `texts` has a structure with something personal in it, such as `ship_to`, or
+    personal texts in one model and structures in another: `lines` are those of an address and those of an order. Under such a name a text
+    is personal, a structure has names of its own, and a number is a count.
     """
 
     whole: frozenset[str]

@@ -1,7 +1,8 @@
 """The published form of the contracts: JSON Schema 2020-12 per wire name, checked in, and docs/messages.md.
 
-`problems` compares the models with what is published. An edit that only adds what old consumers may ignore is published anew; one that
-an old consumer could not read, or that could not read what is still in flight, is refused: it is a new version beside the old one.
+`problems` compares the models with what is published. An edit that only adds what old consumers may ignore is published
+anew. An edit is refused when old consumers could not read its messages, or when it could not read messages in flight. It has to become a
+new version beside the old one.
 """
 
 import json
@@ -127,7 +128,7 @@ def _constraints(node: Any, path: Place = ()) -> dict[Place, str]:
 
 
 def _known(schema: Any, path: Place) -> bool:
-    """Whether the schema has this place already; what is below a property or definition that is new narrows nothing."""
+    """Whether the schema has this place already; a keyword below a new property or definition narrows nothing."""
     node = schema
     for key in path[:-1]:
         if isinstance(node, dict) and key in node:

@@ -16,7 +16,7 @@ from contracts.procurement import v1 as procurement
 
 ORCHESTRATOR = "orchestrator"
 FAILURE_DESK = "deadletters"
-# Every process that runs the loop; each may say that it handled a replay.
+# Every service with a broker user of its own; each may say that it has handled a replay.
 SERVICES = ("ingress", ORCHESTRATOR, "credit", "inventory", "compliance", "pricing", "fulfillment", FAILURE_DESK)
 # Systems of the company and its partners that speak to the broker directly, each as a broker user of its own.
 SYSTEMS = ("wms", "erp")
@@ -25,7 +25,7 @@ COMMANDERS = (ORCHESTRATOR, FAILURE_DESK)
 
 
 class UnknownMessage(LookupError):
-    """The wire name is in no registry; the message says which versions or names exist."""
+    """The wire name is not in the registry; the text says which versions or names exist."""
 
 
 @dataclass(frozen=True, slots=True)

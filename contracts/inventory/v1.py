@@ -114,7 +114,7 @@ class AvailabilityReported(Event):
 
 
 class StockReceived(Event):
-    """Goods have arrived. Adds to what is on hand; numbered below the last count of the item, it is in that count already."""
+    """Goods have arrived. Adds to what is on hand, unless its `sequence` is below that of the last count, which has the goods already."""
 
     wire_name: ClassVar[str] = "inventory.stock-received.v1"
     subject_field: ClassVar[str] = "sku"
@@ -161,7 +161,7 @@ class StockRecovered(Event):
 
 
 class WarehouseChanged(Event):
-    """A warehouse exists, there, and is used in this order of priority (1 first). Replaces what was known of it."""
+    """A warehouse exists in this country, and is used in this order of priority (1 first). Replaces what was known of it."""
 
     wire_name: ClassVar[str] = "inventory.warehouse-changed.v1"
     subject_field: ClassVar[str] = "warehouse"
