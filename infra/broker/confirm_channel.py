@@ -1,6 +1,6 @@
 """A channel that sends many publishes in one write and counts their confirms off in bulk.
 
-This is all that we use of aiormq below its public interface: five methods of `aiormq.Channel`
+What this module uses of aiormq below its public interface: five methods of `aiormq.Channel`
 (`_on_confirm_frame`, `_on_return_frame`, `_on_close_frame`, `_get_frame`, `_read_content`), and placing our
 class in `connection.channels` as `Connection.channel` would. tests/integration/broker/ pins them.
 """

@@ -47,7 +47,7 @@ class KeptConnection:
         await self._connected.wait()
 
     def current(self) -> aiormq.Connection:
-        """The open connection. Raises BrokerUnreachable, at once, while there is none."""
+        """The open connection. Raises BrokerUnreachable, at once, while there is no connection."""
         if self._connection is None or self._connection.is_closed:
             raise BrokerUnreachable(f"no connection to the broker: {self._last_failure}")
         return self._connection
@@ -119,8 +119,8 @@ class KeptConnection:
 def library_failures() -> Iterator[None]:
     """Turns what aiormq raises into BrokerUnreachable, including its CancelledError, which is not ours.
 
-    aiormq cancels its own tasks when a channel or connection dies, and the CancelledError reaches whoever
-    awaits them. A wish to cancel *us* shows in `cancelling()`, and only that goes on.
+    aiormq cancels its own tasks when a channel or connection dies, and the CancelledError reaches the code
+    that awaits them. A wish to cancel *us* shows in `cancelling()`, and only that goes on.
     """
     try:
         yield

@@ -1,15 +1,15 @@
 """From the socket to a consumer in one step: deliveries are put together and handed over where their frames are read.
 
-aiormq reads a frame in three awaits, passes each of the three frames of a delivery through a queue to the channel's own task, which
-starts a task for the consumer, in which aio-pika wraps the message and starts another. For a consumer that only puts the message into
-its own queue that is most of the price of a delivery; ADR 13 has the figures.
+aiormq reads a frame in three awaits, and passes each of the three frames of a delivery through a queue to the channel's own task. That
+starts a task for the consumer, in which aio-pika wraps the message and starts another task. A consumer of ours only puts the message
+into a queue, so that way is most of the price of a delivery; ADR 13 has the figures.
 
     socket ──chunk──> FrameReader ──frame──> channel.frames ──Deliver, header, body──> Direct.take          (here)
                                                   └─ everything else ──> the channel's task, as before
 
-What is kept: frames of a channel are taken in their order, a consumer that is not `Direct` is served as before, and everything that is
-no delivery takes its old way. This leans on internals (`FrameReceiver.get_frame`, `Channel.frames`, `Channel.consumers`, and that
-aio-pika's consumer is a partial of which the callback is the first argument), which tests pin.
+What stays: frames of a channel are taken in their order, a consumer that is not `Direct` is served as before, and frames that are part
+of no delivery take their old way. Tests pin the internals that this leans on: `FrameReceiver.get_frame`, `Channel.frames`,
+`Channel.consumers`, and that aio-pika's consumer is a partial with the callback as its first argument.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ CHUNK_BYTES: Final = 64 * 1024
 # Type, channel and size stand before the payload, one octet behind it.
 SIZE: Final = slice(3, 7)
 OVERHEAD_BYTES: Final = 8
-# Where a broker that speaks another version of the protocol answers with that.
+# A broker that speaks another version of the protocol answers with this.
 PROTOCOL_HEADER: Final = b"AMQP"
 
 
@@ -42,7 +42,7 @@ def install() -> None:
 class Direct:
     """A consumer's callback: on a channel of ours `take` is called with each delivery at once, in order, and must not wait.
 
-    What `take` raises ends the connection: it has to know what becomes of the message.
+    An exception of `take` ends the connection, so `take` deals with its failures itself.
     """
 
     def __init__(self, take: Callable[[DeliveredMessage], None]) -> None:
@@ -125,7 +125,8 @@ class DeliveryChannel(aiormq.Channel):
             self._begin_again()
             return False
         else:
-            # Let through, it would be acknowledged with its neighbours; the connection ends, and all comes again.
+            # With this frame let through, the delivery would be lost and yet be acknowledged with its neighbours. So the connection
+            # ends, and all of them come again.
             raise InvalidFrameError(f"{received!r} within a delivery")
         if self._missing <= 0:
             self._hand_over(self._delivery, self._header)
@@ -139,7 +140,7 @@ class DeliveryChannel(aiormq.Channel):
 
 
 def _direct(consumer: Any) -> Direct | None:
-    """What the library made of a callback: a partial of a function of its own, around the callback or around a wrapper of it."""
+    """The `Direct` in what the library has made of a callback: a partial of its own function, around the callback or a wrapper of it."""
     arguments = getattr(consumer, "args", ())
     callback = arguments[0] if arguments else None
     callback = getattr(callback, "__wrapped__", callback)

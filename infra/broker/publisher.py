@@ -12,9 +12,9 @@ Returns. `basic.return` carries no number, but the message; it precedes that mes
 message id, therefore an id is never in flight twice on a channel: a second copy waits for the first.
 
 A channel that the broker closes. A missing exchange or permission closes the channel for everything in flight
-on it, and the broker does not say which message it was. What is open then is sent again by halves, on a
-channel that nobody else uses, until the message that closes a channel all by itself is found. Nobody else's
-message can be blamed, and the innocent are delivered, some of them twice under the same id.
+on it, and the broker does not say which message it was. What is open then is sent again by halves,
+on channels that carry nothing else, until one message closes a channel all by itself. So no other message can
+be blamed, and the innocent are delivered, some of them twice under the same id.
 
 What is not known. After a timeout, a lost connection or a cancelled wait a message may or may not have
 arrived. The channel is given up with it, so that the next copy of the id travels on a fresh one; if the
@@ -65,7 +65,7 @@ class Outgoing:
 
 
 class Outcome(Enum):
-    """What became of one message. Each asks something else of the caller."""
+    """What became of one message. Each outcome asks another answer of the caller."""
 
     CONFIRMED = "confirmed"
     """The broker has stored it in every queue that it was routed to. Done."""
@@ -120,7 +120,7 @@ class Unsendable(ValueError):
 class Publisher:
     """Publishes on a connection of its own and keeps it connected.
 
-    Of its own, because an alarm blocks a connection that publishes, and acknowledgements with it.
+    The connection is its own, because an alarm blocks a connection that publishes, with the acknowledgements on it.
     `publish` may be called concurrently; the writes share one channel.
     """
 
@@ -150,8 +150,8 @@ class Publisher:
     async def publish(self, batch: Sequence[Outgoing]) -> Sequence[Receipt]:
         """Publishes in the order given and returns one receipt per message, in the same order.
 
-        Returns within `timeout_seconds`, and at once while there is no connection. Raises for no fault of the
-        broker, the network or a message. If an id occurs twice, the second waits for the first one's answer.
+        Returns within `timeout_seconds`, and at once while there is no connection. Does not raise for a
+        fault of the broker, the network or a message. If an id occurs twice, the second waits for the first one's answer.
         """
         receipts: list[Receipt | None] = [None] * len(batch)
         reason = ""
@@ -163,8 +163,8 @@ class Publisher:
             reason = f"no answer within {self._settings.timeout_seconds} s"
         except BrokerUnreachable as error:
             reason = str(error)
-            # Nothing may have been awaited on this way. A caller that tries again at once would keep the event
-            # loop from everybody else, and from the new connection.
+            # Perhaps nothing has been awaited so far. A caller that tries again at once would then keep the event
+            # loop from all other tasks, and from the new connection.
             await asyncio.sleep(0)
         unknown = Receipt(Outcome.UNKNOWN, reason)
         return [receipt or unknown for receipt in receipts]

@@ -88,8 +88,8 @@ def definitions(passwords: Mapping[str, str], vhost: str = "/", users: Mapping[s
 
 
 def bindings() -> list[tuple[str, str, str]]:
-    """(exchange, queue, routing key), sorted. A command's owner gets whatever is addressed to it, so that an unknown name becomes
-    a dead letter and does not vanish; an event's receivers get all its versions, so that a newer one waits instead of vanishing."""
+    """(exchange, queue, routing key), sorted. A command's owner gets everything that is addressed to it, so that an unknown
+    name becomes a dead letter and does not vanish. An event's receivers get all its versions, so that a newer one waits for them."""
     found: set[tuple[str, str, str]] = set()
     for entry in ENTRIES:
         for queue in entry.receivers:

@@ -1,8 +1,8 @@
 """Whether the answers that wait in the queue have been read, so that rows cannot overtake them. Pure: moments come as arguments.
 
-A timer that fires while answers cannot arrive would blame the wrong one. So after a start, an outage of the broker or the database,
-and a pause of the process, rows wait until as many messages have been read as the queue held then, or until none has come for
-a while. Moments are those of a monotonic clock, in seconds.
+A timer that fires while answers cannot arrive would blame a service that has answered. So after a start, an outage of the broker or
+the database, and a pause of the process, rows wait until as many messages have been read as the queue held then, or until no message
+has come for a while. Moments are those of a monotonic clock, in seconds.
 """
 
 from typing import Final
@@ -13,7 +13,7 @@ PAUSED_SECONDS: Final = 3.0
 
 
 class Backlog:
-    """What is known of one queue. `connected` is False while answers cannot arrive, or nobody has asked how many wait."""
+    """What is known of one queue. `connected` is False while answers cannot arrive, and while it is not known how many wait."""
 
     def __init__(self, now: float) -> None:
         self.connected = False
@@ -43,7 +43,7 @@ class Backlog:
         self._unread -= count
 
     def resting(self, now: float) -> None:
-        """The database is away, and so are we; this is no pause of the process."""
+        """The loop waits for its database, which is no pause of the process."""
         self.turned_at = now
         self._since = now
 
@@ -64,7 +64,7 @@ class Backlog:
         if self.notice_pause(now) or not self.connected or now - self._since < AFTER_START_SECONDS:
             return False
         if not self._complete:
-            # What the broker had delivered and we had not handled was not among the ready messages that it counted.
+            # The broker has counted ready messages only: those that it had delivered, and we had not handled, come on top.
             self._unread += waiting
             self._complete = True
         quiet = not waiting and now - self._last_delivery >= QUIET_SECONDS

@@ -82,7 +82,7 @@ class Caller:
         if leased.attempt <= self._settings.retry_attempts_max:
             await self._attempt(leased)
             return
-        # More attempts than failures could have been written down: some ended without a word, perhaps with the process.
+        # There were more attempts than failures could be recorded, so some ended without a record, perhaps with the process.
         async with self._alone:
             identity = f"call\n{leased.call.key}"
             async with self._engine.begin() as connection:
@@ -103,7 +103,7 @@ class Caller:
         crash_point(self._service, "before-call")
         try:
             async with asyncio.timeout(self._settings.call_timeout_seconds):
-                # An earlier attempt may have arrived although nobody heard of it: ask before sending the same again.
+                # An earlier attempt may have arrived although its answer did not: ask before sending the same again.
                 dependency = self._dependencies[leased.call.dependency]
                 result = await dependency.query(leased.call) if leased.sent else None
                 result = result or await dependency.perform(leased.call)

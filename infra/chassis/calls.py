@@ -64,7 +64,7 @@ POSTPONE = text(
     WHERE key = :key AND attempt = :attempt AND state = 'due'
     """
 )
-# Operations whose calls have all come to an end and that nobody has concluded yet.
+# Operations whose calls have all come to an end, and that have not been concluded yet.
 OVER = text(
     """
     SELECT o.operation_id FROM operation o
@@ -126,7 +126,7 @@ async def insert(connection: AsyncConnection, consumer: str, calls: Sequence[New
 
 
 async def of_operations(connection: AsyncConnection, ids: Iterable[str]) -> Mapping[str, list[CallRow]]:
-    """All calls of the operations, oldest first. Their operations are locked, so nobody adds or concludes meanwhile."""
+    """All calls of the operations, oldest first. The operations are locked, so no other transaction adds a call or concludes meanwhile."""
     rows = await connection.execute(OF_OPERATIONS, {"ids": sorted(ids)})
     found: dict[str, list[CallRow]] = {}
     for row in rows:
@@ -139,7 +139,7 @@ async def of_operations(connection: AsyncConnection, ids: Iterable[str]) -> Mapp
 
 
 async def lease(connection: AsyncConnection, consumers: Sequence[str], *, seconds: float, limit: int) -> list[Leased]:
-    """Calls that are due; nobody else is given them before the lease has run out."""
+    """Calls that are due; no other process is given them before the lease has run out."""
     rows = await connection.execute(LEASE, {"consumers": list(consumers), "lease": seconds, "limit": limit})
     leased = [
         Leased(
@@ -159,7 +159,7 @@ async def lease(connection: AsyncConnection, consumers: Sequence[str], *, second
 
 
 async def over(connection: AsyncConnection, consumer: str, limit: int) -> list[str]:
-    """Operations that wait only for being concluded: what a crash between the last result and its conclusion left behind."""
+    """Operations that wait for nothing but their conclusion; a crash after the last result leaves them in this state."""
     rows = await connection.execute(OVER, {"consumer": consumer, "limit": limit})
     return [row.operation_id for row in rows]
 
@@ -179,7 +179,7 @@ async def answered(connection: AsyncConnection, leased: Leased, result: CallResu
 async def postponed(
     connection: AsyncConnection, leased: Leased, error: BaseException, *, delay_seconds: float | None, duration_ms: int
 ) -> bool:
-    """Writes the failure: due again after the delay, or exhausted when there is none. Returns whether it was written."""
+    """Writes the failure: the call is due again after the delay, without a delay exhausted. Returns whether it was written."""
     values: dict[str, Any] = {
         "key": leased.call.key,
         "attempt": leased.attempt,

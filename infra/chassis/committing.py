@@ -1,6 +1,6 @@
-"""Commits inputs: together, and where some input's data are at fault, one by one until the culprit is found.
+"""Commits inputs together. Where the data of one of them are at fault, commits one by one until the culprit is found.
 
-transaction ──commit──> after the commit: relay, calls, whoever waits
+transaction ──commit──> after the commit: relay, calls, `Consumer.committed`
     │ momentary, outage: again (patience.py)
     │ data: each alone ──its own fault──> a message: failed with the cause in a transaction of its own
                                           a row: given up (giving_up.py)
@@ -64,7 +64,7 @@ class Committing:
                 await self._give_up(one, failure)
 
     async def _give_up(self, one: Inputs, failure: Failure) -> None:
-        # Concluding needs no states when it is refused, and loading them may be what fails; a row's `give_up` cannot do without.
+        # A conclusion that is refused needs no states, and loading them may be what fails. A row's `give_up` does need its state.
         workplace = self._workplace
         batch = BatchTransaction(workplace.consuming(refusing(workplace.consumer, failure))) if one.concluding else self._batch
         try:
@@ -82,7 +82,7 @@ class Committing:
         )
 
     async def transaction(self, inputs: Inputs, batch: BatchTransaction | None = None) -> None:
-        """One try. Raises what the database raises, also where nobody knows whether it has committed."""
+        """One try. Raises what the database raises, also where it stays unknown whether it has committed."""
         began = time.perf_counter()
         service = self._workplace.service
         async with hot_transaction(self._engine, lambda: crash_point(service, "before-commit")) as connection:

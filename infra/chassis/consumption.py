@@ -3,10 +3,10 @@
 Each queue gets a channel of its own: on a shared channel, acknowledging "multiple" would acknowledge other consumers' messages.
 The subscriber acknowledges nothing, answers no `reply_to`, declares nothing and leaves the bytes alone; it hands each message
 over and returns at once. FastStream subscribes, connects and comes back; a delivery does not pass through it, but straight from the
-socket to the loop (`infra/broker/direct_delivery.py`, ADR 13). Its own path copies, wraps and parses what the loop decodes itself,
-swallows the handler's exceptions, and drops without a word what comes while a subscriber is starting or stopping, which acknowledging
-"multiple" would then acknowledge without an effect. The watchdog asks the broker whether the queue has a consumer: connected is not the same
-as consuming.
+socket to the loop (`infra/broker/direct_delivery.py`, ADR 13). FastStream's own path copies, wraps and parses what the loop decodes
+itself, and swallows the handler's exceptions. It also drops, without a word, what comes while a subscriber is starting or stopping;
+acknowledging "multiple" would then acknowledge such a message without its effect. The watchdog asks the broker whether the queue has a
+consumer: connected is not the same as consuming.
 """
 
 import asyncio
@@ -38,8 +38,8 @@ log = structlog.get_logger()
 class ConsumptionSettings:
     """How many deliveries are held, and how long the broker is waited for.
 
-    `reconnect_seconds`: aio-pika waits a fixed time between attempts; an offset per process keeps a restarted broker from meeting all
-    at once. `abandon_seconds`: a delivery that cannot be taken comes again at once; without a pause the channel would be opened and
+    `reconnect_seconds`: aio-pika waits a fixed time between attempts; an offset per process keeps a restarted broker from meeting all of
+    them at once. `abandon_seconds`: a delivery that cannot be taken comes again at once; without a pause the channel would be opened and
     closed in a circle.
     """
 
@@ -158,7 +158,7 @@ class Consumption:
         if channel.abandoned:
             return
         channel.abandoned = True
-        # A task of ours: this runs in the one that reads the connection, and nothing may wait there.
+        # In a task of its own: this method runs in the task that reads the connection, where nothing may wait.
         task = asyncio.create_task(self._close_abandoned(channel))
         self._abandoning.add(task)
         task.add_done_callback(self._abandoning.discard)

@@ -1,7 +1,7 @@
 """The loop's inputs that are no deliveries: due retries, operations whose calls are over, and the rows of the consumer's sources.
 
-All of them are claimed before they are used, so that a crash is counted. They come after the messages of a turn, and rows of sources
-wait while answers may still be in the queue (backlog.py).
+Retries and rows are claimed before they are used, so that a crash is counted. So are conclusions that a crash has left behind, as
+suspects. All of them come after the messages of a turn, and rows of sources wait while answers may still be in the queue (backlog.py).
 """
 
 import time
@@ -27,7 +27,7 @@ from infra.chassis.workplace import Workplace
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What one look has found. `left_behind` are operations whose calls are over, and of which this process has not heard itself."""
+    """What one look has found. `left_behind` are operations whose calls are over without this process having heard of it."""
 
     retries: Sequence[RetryRow] = ()
     concluding: Sequence[str] = ()
@@ -61,7 +61,7 @@ class DueRows:
         self._next_left_behind = 0.0
         self._next_rows = 0.0
         self.concluding: set[str] = set()
-        """Operations by id of which this process has heard that their calls are over."""
+        """Ids of operations: this process has heard that their calls are over."""
 
     def look(self) -> None:
         """Rows of sources are looked for with the next turn."""
@@ -80,7 +80,8 @@ class DueRows:
         """Handles what is due now."""
         claimed = await self._claim(time.monotonic())
         if claimed.rows and self._backlog.notice_pause(time.monotonic()):
-            # Claimed before the pause, they would be decided by the time after it. They are due again when their lease ends.
+            # They were claimed before the pause and would be decided with the time after it. Left alone, they are due again when
+            # their lease ends.
             claimed = replace(claimed, rows=())
         await self._handle_fresh(claimed)
         await self._handle_suspects(claimed)
@@ -96,7 +97,7 @@ class DueRows:
         if self._workplace.external and now >= self._next_left_behind:
             self._next_left_behind = now + self._settings.calls_over_poll_seconds
             found = await self._patience.run(self._find_left_behind)
-            # What this process has heard of itself is no crash's remains.
+            # What this process has heard of was not left behind by a crash.
             left_behind = [one for one in found if one not in concluding and one not in self.concluding]
         return Claimed(retried, concluding, left_behind, await self._claim_rows(now))
 
@@ -111,7 +112,7 @@ class DueRows:
         return rows
 
     async def _handle_fresh(self, claimed: Claimed) -> None:
-        """Together what is claimed for the first time."""
+        """Handles in one transaction what is claimed for the first time."""
         fresh_retries = [row for row in claimed.retries if not self._is_suspect(row.tries)]
         fresh_rows = tuple(one for one in claimed.rows if not self._is_suspect(one.row.tries))
         if fresh_retries or claimed.concluding or fresh_rows:
@@ -120,8 +121,8 @@ class DueRows:
             await self._committing.commit(Inputs(arrivals, tuple(claimed.concluding), fresh_rows))
 
     async def _handle_suspects(self, claimed: Claimed) -> None:
-        """Alone what was begun before without a word: it may have ended the process, and a claim raises the tries of innocent
-        neighbours as well."""
+        """Handles one by one what was begun before and not finished, since it may have ended the process. A claim raises the tries of
+        innocent neighbours as well; alone, the culprit is counted by itself."""
         for retry in claimed.retries:
             if self._is_suspect(retry.tries):
                 await self._handle_suspect_retry(retry)
@@ -135,7 +136,7 @@ class DueRows:
         return tries >= self._settings.suspect_deliveries_min
 
     async def _handle_suspect_retry(self, row: RetryRow) -> None:
-        # The number of its failures is part of the name: a try that ends with a word begins a new count.
+        # The number of its failures is part of the name: a failure that could be written down begins a new count.
         async with self._suspects.counted_row("\n".join(("retry", *row.key, str(row.attempts)))) as tries:
             arrival = self._committing.admission.admit_retry(row)
             if tries > self._settings.suspect_tries_max:
@@ -165,7 +166,8 @@ class DueRows:
             return await calls.over(connection, self._workplace.queue, self._settings.batch_size_max)
 
     async def _claim_sources(self) -> list[SourceRow]:
-        """Each source in a transaction with a patience of its own: an outage in the second must not lose what the first has claimed."""
+        """Claims from each source in a transaction with a patience of its own. Otherwise an outage at the second source would lose what
+        the first has claimed."""
         claimed: list[SourceRow] = []
         for source in self._workplace.consumer.sources:
             claimed += await self._patience.run(partial(self._claim_source, source))
@@ -176,5 +178,5 @@ class DueRows:
             return [SourceRow(source, row) for row in await source.claim(connection, self._settings.batch_size_max)]
 
 
-# The name under which its tries are stored; a new word would begin every count anew.
+# The tries of conclusions are stored under this name. Another word would begin every count anew.
 _CONCLUDING: Final = "settle"

@@ -5,7 +5,8 @@
     └── Permanent   the message can never be handled as it is: a dead letter at once
         └── UnknownVersion   known name, unknown version: waits as a retry, an older replica must not bury it
 
-A business "no" is neither: it is an answer. Only adapters raise Transient; whatever else a pure decision raises is permanent.
+A business "no" is neither: it is an answer. Adapters raise Transient, and so does the chassis for a call without an answer. A decision
+raises Permanent; any other exception of it is permanent as well.
 """
 
 

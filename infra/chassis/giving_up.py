@@ -1,6 +1,6 @@
-"""Ends an input that is no message as a message ends whose data are at fault: visibly, at once, with the true cause.
+"""Ends a row or a conclusion whose data are at fault in the way in which a message ends: visibly, at once, with the true cause.
 
-Such an input takes the way of what is handled, with decisions that all raise the cause: the transaction then gives it up by itself.
+The input goes through the usual transaction once more, with decisions that all raise the cause. So the transaction gives it up by itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def cause_of(error: Exception) -> Failure:
-    """What the input fails with, when its transaction alone has raised this."""
+    """The failure of an input whose transaction, with no other input in it, has raised this."""
     if isinstance(error, Transient):
         return error
     failure = Permanent(f"the message's data cannot be stored: {type(error).__name__}: {str(error)[:500]}")

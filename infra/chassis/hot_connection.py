@@ -116,7 +116,7 @@ class HotConnection:
         await self._driver.fetch(sql, *values)
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else an AsyncConnection has, such as `info`."""
+        """The other attributes of the AsyncConnection, such as `info`."""
         return getattr(self._connection, name)
 
 
@@ -174,7 +174,7 @@ class _Through:
 
 
 async def _driver_of(connection: AsyncConnection) -> Any:
-    """The driver's connection; one that died in the pool is replaced. SQLAlchemy sees no error of ours, so it cannot do that."""
+    """The driver's connection; one that died in the pool is replaced. SQLAlchemy does not see the driver's errors, so it cannot."""
     for _ in range(CHECKOUTS_MAX):
         driver = (await connection.get_raw_connection()).driver_connection
         assert driver is not None

@@ -1,7 +1,7 @@
 """Deletes what has outlived its retention, in small transactions that two processes may run at the same time.
 
-Operations are not purged here: they are kept until 30 days after their saga's end, which only the orchestrator knows; purging
-them on their age alone would make an undo on day 45 find nothing to take back.
+Operations and their calls are never purged. They have to be kept until 30 days after the end of their saga, and only the orchestrator
+knows that end; purged by their age alone, they would leave an undo on day 45 with nothing to take back.
 """
 
 from typing import Final

@@ -2,8 +2,9 @@
 
 A delivery that finds its row is skipped: its effect is committed (`handled`), waits as a row (`retrying`), or lies in the dead
 letters (`dead`). Two replicas that hold the same delivery meet on the row's unique key: the second waits for the first's commit
-and then finds the row, or takes over after its rollback (READ COMMITTED). Replays and due retries already have a row; they lock it
-in a second statement and run only from `dead` and `retrying`, so that each runs once however often it is sent.
+and then finds the row, or takes over after its rollback (READ COMMITTED). A due retry already has a row, and a replay
+mostly; they lock it in a second statement, and have an effect only from `retrying` and `dead`. So each has one effect, however often
+it is sent.
 """
 
 from collections.abc import Iterable, Mapping
@@ -60,8 +61,8 @@ MARK = text(
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """Which messages were new; the operations that these claim, and whether their rows are this transaction's own; and the
-    database's time, which is the batch's `now`."""
+    """`messages` were new. `operations` are those that they claim, and whether their rows are this transaction's own. `now` is the
+    database's time, the same for the whole batch."""
 
     messages: set[MessageKey]
     operations: Mapping[str, bool]
@@ -102,7 +103,7 @@ async def lock(connection: AsyncConnection, consumer: str, keys: Iterable[Messag
 
 
 async def mark(connection: AsyncConnection, consumer: str, states: Mapping[MessageKey, str]) -> None:
-    """Writes what became of messages that were not simply handled."""
+    """Writes what became of messages whose rows do not say so already."""
     ordered = sorted(states)
     await connection.execute(MARK, {**_arrays(consumer, ordered), "states": [states[key] for key in ordered]})
 

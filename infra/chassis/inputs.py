@@ -18,8 +18,8 @@ from infra.chassis.service import Direction, RowInput, RowSource
 class Arrival:
     """A message at the door: decoded once, however often its transaction is tried. `retry` is the row that it waited in.
 
-    `direction` and `operation_id` are those of its command also where its payload is not valid: a command that cannot be read still
-    belongs to its operation. `operation_id` is None for events, and for what may not claim one.
+    `direction` and `operation_id` are known also where the payload is not valid, since a command that cannot be read still belongs to
+    its operation. `operation_id` is None for events, and for messages of a sender that may not claim an operation.
     """
 
     raw: Raw
@@ -71,7 +71,7 @@ class SourceRow:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What goes into one transaction, in this order. `concluding` are operations by id whose calls are over.
+    """What goes into one transaction, in this order. `concluding` are the ids of operations whose calls are over.
 
     `crashed` says that concluding has ended the process too often: what is pending becomes a dead letter, undecided.
     """
@@ -85,7 +85,7 @@ class Inputs:
         return len(self.arrivals) + len(self.concluding) + len(self.rows)
 
     def singly(self) -> Iterator["Inputs"]:
-        """Each input alone, in the same order: so it is found whose data are at fault."""
+        """Each input alone, in the same order, to find the one whose data are at fault."""
         for arrival in self.arrivals:
             yield Inputs(arrivals=(arrival,))
         for operation_id in self.concluding:

@@ -6,8 +6,9 @@
     due rows ──┘              momentary: again, 3 times │ outage: wait, spend nothing │ data: one by one, the culprit is found
 
 Everything is taken strictly in order of arrival, one batch at a time, so all deliveries up to the last of a batch are handled when it
-has committed: acknowledging "multiple" is right. Rows of other sources (timers, acts) come after messages, and after a start or an
-outage they wait until the backlog found then has been read: answers already in the queue are not overtaken by their own time-outs.
+has committed: acknowledging "multiple" is right. Rows of other sources (timers, acts) come after messages. After a start, a pause
+or an outage they also wait until the backlog found then has been read, so that answers in the queue are not overtaken by their own
+time-outs.
 
 The parts: due_rows.py claims and handles what is no delivery, backlog.py says when rows may come, committing.py commits, patience.py
 answers trouble of the database, suspects.py counts the tries of what may have ended the process, batch/ is the transaction.
@@ -52,7 +53,7 @@ class Relay(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message from the queue. `channel` is the one that delivered it: tags of another are dead."""
+    """A message from the queue. `channel` has delivered it, and only there does `tag` mean this message."""
 
     raw: Raw
     channel: Channel
@@ -120,8 +121,8 @@ class Loop:
             self._last_size = 0
             await self._sleep(self.due_rows.pause_seconds())
         elif self._last_size >= self._settings.linger_batch_size_min and len(self._intake) < self._settings.batch_size_max:
-            # Busy: a little more makes a larger batch, and a batch's round trips are what costs the processor. As long as the last
-            # transaction took: a machine at its limit makes them longer, and is then relieved by fewer of them.
+            # Busy: a short wait makes a larger batch, and the round trips of each batch are what costs the processor. The wait is as
+            # long as the last transaction took: a machine at its limit takes longer for each, and is then relieved by fewer of them.
             least, most = self._settings.linger_seconds, self._settings.linger_seconds_max
             await asyncio.sleep(min(max(least, self.committing.seconds), most))
         size = min(len(self._intake), self._settings.batch_size_max)
@@ -134,7 +135,7 @@ class Loop:
         await rest(self._wake, seconds)
 
     async def turn(self, deliveries: Sequence[Delivery]) -> None:
-        """Handles these deliveries, suspects alone and in their place, and then what is due otherwise."""
+        """Handles these deliveries, suspects alone and in their place, and then what is due (due_rows.py)."""
         self._last_size = len(deliveries)
         self.backlog.read(len(deliveries))
         lane: list[Delivery] = []

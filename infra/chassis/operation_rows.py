@@ -52,8 +52,8 @@ async def claim(
 ) -> dict[str, Operation]:
     """Rows for all operation ids (mapped to their sagas), created where missing, locked until the transaction ends.
 
-    `received` are those that were claimed together with their messages, and whether that made the row. A row that this
-    transaction has made is its own until the commit: only the others are to be waited for and read.
+    `received` has the operations that were claimed together with their messages, and for each whether that made its row. A row
+    that this transaction has made is its own until the commit, so only the others have to be locked and read.
     """
     asked = sorted(one for one in correlations if one not in received)
     made = {one for one, own in received.items() if own}

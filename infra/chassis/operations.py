@@ -70,7 +70,7 @@ class Operation:
             self.pending_do, self.state = None, "claimed"
 
     def bury(self, direction: Direction, *, dead: bool) -> bool:
-        """Notes whether a command in this direction lies in the dead letters, and returns whether one did before."""
+        """Notes whether a command in this direction is a dead letter, and returns whether one was before."""
         if direction == "undo":
             was, self.dead_undo = self.dead_undo, dead
         else:

@@ -4,7 +4,8 @@
                                               └──crash──> sweeper (row locks, rows older than a few seconds) ──┘
 
 The row's message id is fixed when it is inserted, so that publishing it twice is the same message twice, and the receiver's inbox
-makes the second copy harmless. `emission` keeps (id, type, operation) for 30 days: a vanished outbox row leaves a trace.
+makes the second copy harmless. `emission` keeps id, type, operation and saga for 30 days (`inbox_retention_days`), so a vanished
+outbox row leaves a trace.
 """
 
 import json

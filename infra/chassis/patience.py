@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 async def rest(until: asyncio.Event, seconds: float) -> bool:
-    """Waits so long, or until the event is set; whether it is."""
+    """Waits that long, or until the event is set. Returns whether it is set."""
     try:
         async with asyncio.timeout(seconds):
             await until.wait()
@@ -37,7 +37,7 @@ def _nothing() -> None:
 class Patience:
     """Runs transactions until they commit. `queue` names in metrics and logs whose they are.
 
-    `paused` is told before each pause of an outage: what counts on a clock that turns has to begin anew.
+    `paused` is called before each pause of an outage, so that the time of the pause is not taken for a standstill of the process.
     """
 
     def __init__(self, service: str, queue: str, stopping: asyncio.Event, paused: Callable[[], None] = _nothing) -> None:
@@ -47,10 +47,10 @@ class Patience:
         self._paused = paused
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """At once again for momentary trouble, after a growing pause during an outage, without an end.
+        """Repeats the work: three times at once after momentary trouble, after a growing pause for as long as an outage lasts.
 
-        Raises what is neither: the data's or the program's fault. Raises CancelledError when a stop meets an outage: then nothing can
-        be committed, and the inputs stay where they are.
+        Raises other errors, which are the data's or the program's fault. Raises CancelledError when a stop meets an outage: then nothing
+        can be committed, and the inputs stay where they are.
         """
         momentary = 0
         pause = OUTAGE_PAUSE_SECONDS_FIRST

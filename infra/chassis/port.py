@@ -31,7 +31,7 @@ class Health:
 
 
 def operators_only(token: SecretStr) -> Callable[..., None]:
-    """A dependency that lets through whoever presents the operator's token."""
+    """A dependency that lets a request through only with the operator's token."""
     expected = token.get_secret_value().encode()
 
     def check(authorization: Annotated[str, Header()] = "") -> None:
@@ -50,7 +50,7 @@ def routes(
     token: SecretStr,
     reconcile: Callable[[], Awaitable[dict[str, Any]]],
 ) -> APIRouter:
-    """What every process answers on its port."""
+    """What every service answers on its port."""
     router = APIRouter()
 
     @router.get("/health/live", include_in_schema=False)

@@ -25,7 +25,7 @@ GC_ALLOCATIONS: Final = 50_000
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: the process has one of its own."""
+    """uvicorn without its signal handling, since `host` handles the signals of the process."""
 
     @contextmanager
     def capture_signals(self) -> Any:
@@ -95,9 +95,10 @@ def _start(runtime: Runtime, work: Coroutine[Any, Any, Any], name: str) -> async
 
 
 def _die_of_bugs(runtime: Runtime, task: asyncio.Task[Any]) -> None:
-    """A task of the chassis that ends by itself is a bug: half a service is worse than none, the supervisor restarts it.
+    """Ends the process when one of its tasks has failed. Half a service is worse than no service, and the supervisor restarts it.
 
-    A library that cancels its own futures can end a task as "cancelled" although nobody asked it to stop: that is an end, too.
+    A library that cancels its own futures can end a task as "cancelled" without a stop; that is a failure, too. A task that returns,
+    such as background work that is over, ends nothing.
     """
     error = None if task.cancelled() else task.exception()
     if runtime.stopping.is_set() or (error is None and not task.cancelled()):
@@ -183,7 +184,7 @@ async def _host(packages: list[str], stop: asyncio.Event) -> None:
 def main(*packages: str) -> None:
     """The whole of a service's `__main__`."""
     # Messages live for one batch and are freed by their reference counts; the cycle collector's default, a run every 700
-    # allocations, finds nothing in them. What this gains was not told from the machine's noise.
+    # allocations, finds nothing in them. What this gains could not be told from the machine's noise.
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)
     logs.configure(packages[0].rsplit(".", 1)[-1] if len(packages) == 1 else "host")
     asyncio.run(host(packages))

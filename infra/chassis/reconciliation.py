@@ -1,4 +1,4 @@
-"""What a service can say about its own messages, for `tutti reconcile`: the desk reads nobody's tables, it asks."""
+"""What a service can say about its own messages, for `tutti reconcile`. The command reads no service's tables, it asks the service."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime

@@ -5,10 +5,9 @@
     sweeper: rows due, older than a few seconds, with row locks ──────┤   unknown: same id again, by the sweeper
                                                                       └─> refused: parked, visibly
 Invariants. (1) Nothing is published before its commit. (2) A row is deleted only after the broker's confirm, or when no registered
-receiver exists for an event that came back unroutable. (3) An id that this process holds,
-from its commit until it is deleted or backs off, is not taken by its own sweeper, so it is never in flight twice on one channel.
-Two processes may publish one id twice: the receiver's inbox folds them.
-Why a deletion may be lost: the row is then published again later, under the same id.
+receiver exists for an event that came back unroutable. (3) This process holds an id from its commit until it is deleted or backs off.
+Its own sweeper does not take what it holds, so an id is never in flight twice on one channel. Two processes may publish one id twice:
+the receiver's inbox folds the copies. Why a deletion may be lost: the row is then published again later, under the same id.
 """
 
 import asyncio
@@ -84,7 +83,7 @@ class OutboxRelay:
         self._counters = {outcome: PUBLISHED.labels(service, outcome.value) for outcome in Outcome}
 
     def submit(self, rows: Sequence[OutboxRow]) -> None:
-        """Takes rows that have just been committed. What does not fit into memory is the sweeper's."""
+        """Takes rows that have just been committed. What does not fit into memory is left to the sweeper."""
         room = self._settings.relay_queue_size_max - len(self._queue)
         for row in rows[:room]:
             if row.message_id not in self._held:
@@ -154,7 +153,7 @@ class OutboxRelay:
         )
 
     def _needs_nobody(self, row: OutboxRow, receipt: Receipt) -> bool:
-        """An event without a registered receiver is for whoever listens, and nobody does now."""
+        """Whether it is an event that no queue wanted and no registered receiver misses."""
         entry = REGISTRY.get(row.routing_key)
         return receipt.outcome is Outcome.UNROUTABLE and row.exchange == EVENTS and (entry is None or not entry.receivers)
 

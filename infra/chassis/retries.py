@@ -3,11 +3,12 @@
     failed (transient) ──> retry row + inbox 'retrying' ──due──> claimed (tries + 1, committed) ──> handled: row deleted
                                   ▲                                   │ failed again: due later, tries 0
                                   └───────────────────────────────────┘ budget spent: dead letter
-                                                                       three tries without a word: it kills us, dead letter
+                                                                       three tries without an end: it kills the process, dead letter
 
 The row holds the message; it is never published again, so nothing can be lost between a queue and a timer. Claiming commits
 `tries + 1` before the row is used: a row that kills the process is known by its tries, as a delivery is by its count. A claim is
-a lease of a few seconds on `due_at`; whoever handles the row locks its inbox row, and runs only if that still says 'retrying'.
+a lease of a few seconds on `due_at`. The transaction that handles the row locks its inbox row, and runs it only while that says
+'retrying'.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,9 +54,9 @@ DELETE = text(
 
 @dataclass(frozen=True, slots=True)
 class RetryRow:
-    """A due retry as claimed: the message, how often it failed, and how often it was started without a word since.
+    """A due retry as claimed: the message, how often it failed, and how often it was started since without an end.
 
-    `unreadable` says why the stored message cannot be read; `raw` has its bytes then, as they are in the row.
+    `unreadable` says why the stored message cannot be read; the body of `raw` is then the row's bytes.
     """
 
     source: str

@@ -1,7 +1,7 @@
 """A service and what runs it: `Service` says what there is, `Runtime` is one of them at work in this process.
 
 Both stand here because each names the other: the routes and the background work of a service are made for the runtime in which
-they run. What a service decides with (service.py) knows neither.
+they run. The vocabulary of decisions (service.py) knows neither.
 """
 
 import asyncio

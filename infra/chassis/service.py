@@ -1,7 +1,7 @@
-"""The vocabulary in which a service says what it reacts to. It decides; the loop (batch/batch.py) does everything else.
+"""The vocabulary in which a service says what it reacts to. The service decides; the loop (loop.py) does all the rest.
 
 A service supplies pure decisions and bulk loading and saving. It cannot publish, commit or acknowledge, and so cannot do
-these in the wrong order; nor does any of its lines deal with duplicates, retries or dead letters.
+these in the wrong order. It has no line about duplicates, retries or dead letters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ class Call:
 
     `key` is its idempotency key, stable over every repetition and replay (build it from the operation id). `request` is JSON
     and is stored. The loop makes the call outside any transaction and brings the result back to the route's `conclude`.
-    `conclude` of an undo is not told what its do answered: the do may have failed after its call had succeeded, so the service's
+    `conclude` of an undo is not told what its do answered. The do may have failed after its call had succeeded, so the service's
     own state has to say what there is to take back.
     """
 
@@ -50,7 +50,7 @@ class CallResult:
 
 
 class Dependency(Protocol):
-    """A system outside, as an adapter. Raises Transient when it is slow, busy or away; anything else it raises is permanent."""
+    """A system outside, as an adapter. Raises Transient when it is slow, busy or away; its other exceptions are permanent."""
 
     async def query(self, call: Call) -> CallResult | None:
         """What the other side knows of this key; None when it has never heard of it."""
@@ -86,7 +86,8 @@ class Context:
 class Outbound:
     """A message to be sent with an envelope of its own: commands of the orchestrator. Plain events need no Outbound.
 
-    Whatever is None is taken from the message that caused it (correlation, partner, actor, subject) or made fresh (id).
+    A field that is None is inherited from the message that caused it (correlation, partner, actor), taken from the message itself
+    (subject) or made fresh (id). The id of the cause becomes the causation id.
     """
 
     message: Message
@@ -105,8 +106,9 @@ class Outbound:
 class Decision(Generic[S]):
     """What a decision wants. `state` replaces the state it was given (the same object means unchanged).
 
-    `answer` answers a command: exactly one answer, unless `calls` are made first, whose results `conclude` turns into it.
-    `events` are side events: not repeated when the answer is. `facts` are rows for the repository to write beside the states.
+    `answer` answers a command. There is exactly one: from this decision or, where it makes `calls`, from the `conclude` that is given
+    their results. `events` are side events, and are not repeated when the answer is given again. `facts` are rows for the repository
+    to write beside the states.
     """
 
     state: S
@@ -164,8 +166,8 @@ def on(model: type[M], decide: Decide[M, S], *, key: Callable[[M], K], conclude:
 
 
 def on_many(model: type[M], decide: DecideMany[M, K, S], *, keys: Callable[[M], Sequence[K]]) -> Route:
-    """A command or an event whose decision needs several states: it gets the mapping of just those, and returns one with those
-    that changed (or the mapping itself)."""
+    """A command or an event whose decision needs several states. It gets the mapping of just those, and returns a mapping of those
+    that it has changed (or the given one)."""
     return Route(
         model=model,
         direction=_direction(model),
@@ -241,9 +243,9 @@ class RowSource(Protocol[K, S, P]):
         """For metrics and logs."""
 
     async def claim(self, connection: "AsyncConnection", limit: int) -> Sequence[RowInput[K, P]]:
-        """Due rows, with their tries raised, in one statement, which is committed before they are used: a crash is counted.
+        """Due rows, with their tries raised in the same statement. It is committed before the rows are used, so a crash is counted.
 
-        Skips what another replica has locked. A row claimed and not marked done is due again after a short lease.
+        Skips rows that another replica has locked. A row claimed and not marked done is due again after a short lease.
         """
 
     def decide(self, row: RowInput[K, P], state: S, context: Context) -> Decision[S]:
@@ -253,8 +255,8 @@ class RowSource(Protocol[K, S, P]):
         """The envelope from which messages that follow inherit correlation, partner, actor and trace."""
 
     def give_up(self, row: RowInput[K, P], state: S, error: str, context: Context) -> Decision[S]:
-        """When `decide` raised, its effect could not be stored, or the row has killed the process three times: the visible end,
-        such as `stuck`."""
+        """The visible end, such as `stuck`: `decide` raised, its effect could not be stored, or the row has killed the process
+        `suspect_tries_max` times."""
 
     async def mark_done(self, connection: "AsyncConnection", rows: Sequence[RowInput[K, P]]) -> None:
         """Marks or deletes the rows, in the transaction of their effect."""
@@ -264,9 +266,9 @@ class RowSource(Protocol[K, S, P]):
 class Consumer:
     """One queue and what is done with its messages. `repository` is built once per process.
 
-    `committed` is told what `save` was given, as soon as that is committed: for what the process keeps in memory, such as requests
-    that wait for an end. A crash in between tells nobody, and another replica hears nothing of it; so it may only save a poll.
-    It must not block, and what it raises ends the process.
+    `committed` is told what `save` was given, as soon as that is committed. It is for what the process keeps in memory, such as requests
+    that wait for an end. After a crash in between it is not called, and other replicas never hear of the commit; so it may only
+    spare a poll. It must not block. An exception of it ends the process.
     """
 
     queue: str
@@ -278,7 +280,7 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that does not add up, found by a service about its own data; `kind` is a list of `tutti reconcile`."""
+    """Something that does not add up, found by a service about its own data; `kind` says in which list of `tutti reconcile`."""
 
     kind: Literal["lost", "doubled", "unanswered", "undelivered", "unexplained"]
     id: str

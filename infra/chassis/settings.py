@@ -1,4 +1,4 @@
-"""Every knob of the chassis, with its unit in its name. A service's settings class adds its own and sets the prefix.
+"""What can be set of the chassis; a quantity has its unit in its name. A service's settings class adds its own and sets the prefix.
 
 Values come from the environment (`TUTTI_CREDIT__BATCH_SIZE_MAX`); a secret may also stand in a file that `..._FILE` names.
 """
@@ -26,7 +26,7 @@ class SecretFiles(PydanticBaseSettingsSource):
 
 
 class ServiceSettings(BaseSettings):
-    """What every service needs. The defaults are those of the measured trial (docs/architecture.md)."""
+    """What every service needs. ADR 4 says where the size of a batch comes from."""
 
     model_config = SettingsConfigDict(env_nested_delimiter="__", frozen=True, extra="ignore")
 
@@ -50,7 +50,7 @@ class ServiceSettings(BaseSettings):
     retry_budget_seconds: float = Field(default=10.0, gt=0)
     retry_poll_seconds: float = Field(default=1.0, ge=0, description="how often due retries are looked for")
     retry_lease_seconds: float = Field(
-        default=10.0, ge=0, description="a claimed retry is due again after it, if nobody handled it"
+        default=10.0, ge=0, description="a claimed retry that was not handled is due again after it"
     )
     unknown_version_attempts_max: int = Field(default=60, ge=1)
     suspect_deliveries_min: int = Field(default=2, ge=1, description="x-delivery-count from which a message is taken alone")
@@ -61,7 +61,7 @@ class ServiceSettings(BaseSettings):
     calls_over_poll_seconds: float = Field(
         default=5.0,
         ge=0,
-        description="how often operations are looked for whose calls are over, and which a crash has left behind",
+        description="how often to look for operations that a crash has left behind with all their calls over",
     )
     call_concurrency_max: int = Field(default=20, ge=1)
 

@@ -1,7 +1,7 @@
 """Messages that may kill the process: counted by committed tries, because a delivery count only raises suspicion.
 
 A killed consumer raises the broker's count for every message that it held. So a message with a suspicious count is taken alone,
-after its try has been committed: whoever kills the process has the try in its own name, and its innocent neighbours do not.
+after its try has been committed: the message that kills the process is counted under its own name, its innocent neighbours are not.
 """
 
 import asyncio
@@ -45,12 +45,12 @@ async def count_try(connection: AsyncConnection, consumer: str, identity: str) -
 
 
 async def take_back(connection: AsyncConnection, consumer: str, identity: str) -> None:
-    """Takes one try back: it was ended by somebody who stopped the process, not by the input."""
+    """Takes one try back: a stop of the process has ended it, not the input."""
     await connection.execute(TAKE_BACK, {"consumer": consumer, "identity": identity})
 
 
 async def forget(connection: AsyncConnection, consumer: str, identity: str) -> None:
-    """Ends the count, once the input has been dealt with. Rows come again under the same name (the timer of one saga)."""
+    """Ends the count once the input has been dealt with, since rows come again under the same name (the timer of one saga)."""
     await connection.execute(FORGET, {"consumer": consumer, "identity": identity})
 
 
@@ -94,7 +94,7 @@ class Suspects:
             await forget(connection, self._queue, identity)
 
     async def _take_back(self, identity: str) -> None:
-        """Where the database allows it, within a short time: it may be the reason why we stop here."""
+        """Where the database allows it within a short time: its outage may be the reason for the stop."""
         try:
             async with asyncio.timeout(TAKE_BACK_SECONDS_MAX), self._engine.begin() as connection:
                 await take_back(connection, self._queue, identity)

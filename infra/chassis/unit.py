@@ -1,4 +1,4 @@
-"""A transaction of a process that is not answering a message: HTTP requests, jobs. Outbox rules are the same as in the loop."""
+"""A transaction that handles no message: of an HTTP request or of background work. The outbox has the same rules as in the loop."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager

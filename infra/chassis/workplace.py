@@ -8,7 +8,7 @@ from infra.chassis.settings import ServiceSettings
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """`external` says that the service has dependencies: then decisions may make calls, and the loop looks for those that are over."""
+    """`external` says that the service has dependencies. Only then may a decision make calls, and the loop looks for calls that are over."""
 
     service: str
     version: str

@@ -104,7 +104,7 @@ class Admission:
         return dict(await inbox.lock(connection, self._queue, keys)) if keys else {}
 
     def _is_admitted(self, arrival: Arrival, new: set[Any], known: dict[Any, str], work: Work) -> bool:
-        """Whether it is handled now. `new` and `known` lose what has been taken: of equal arrivals the first one counts."""
+        """Whether it is handled now. `new` and `known` note what has been taken: of equal arrivals the first one counts."""
         key = arrival.key
         if key is None:
             return True

@@ -71,7 +71,7 @@ class BatchTransaction:
         if missing:
             # Claimed and concluded ids are locked in two statements; the concluding consumer is the only one that locks in both.
             work.operations |= await operation_rows.lock(connection, missing)
-        # What this transaction has made has no calls yet.
+        # An operation that this transaction has made has no calls yet.
         known = [one for one in work.operations if not work.received.get(one)]
         if self._external and known:
             work.known_calls = await calls.of_operations(connection, known)
@@ -87,7 +87,7 @@ class BatchTransaction:
             work.states = dict(await self._consumer.repository.load(connection, keys))
 
     def _keys(self, arrival: Arrival, work: Work) -> Sequence[Any]:
-        """The states that its decision needs: no state where it will not be decided, since loading them may be what fails."""
+        """Keys of the states that its decision needs. An arrival that will not be decided needs no state, and loading may be what fails."""
         decoded = arrival.decoded
         if decoded is None or arrival.failure is not None:
             return ()

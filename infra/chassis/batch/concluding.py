@@ -32,7 +32,7 @@ class Concluding:
         return self._admission.admit(Raw.from_json(stored), work.started_at)
 
     def take(self, operation_id: str, work: Work, *, crashed: bool) -> None:
-        """All calls of an operation are over: its do is decided, then an undo that came meanwhile. Nothing where they are not."""
+        """Concludes the do of an operation, then an undo that came meanwhile. Does nothing while one of its calls is under way."""
         operation = work.operations.get(operation_id)
         known = work.known_calls.get(operation_id, [])
         begun = any(new.operation_id == operation_id for new in work.new_calls)
@@ -67,7 +67,8 @@ class Concluding:
     def _conclude(
         self, arrival: Arrival, operation: Operation, direction: Direction, known: Sequence[CallRow], work: Work
     ) -> str | None:
-        """None where an exhausted do leaves the word to its undo. Raises what the decision raises, and what exhausted calls mean."""
+        """The outcome; None for a do with exhausted calls that leaves the answer to its undo. Raises what the decision raises, and Transient
+        for exhausted calls."""
         if arrival.failure is not None:
             raise arrival.failure
         assert arrival.decoded is not None

@@ -16,7 +16,7 @@ from infra.chassis.workplace import Workplace
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """One failure of a message: how many there were with it, and when the first one was."""
+    """One failure of a message: how many it has had, this included, and when the first was."""
 
     error: Exception
     attempts: int
@@ -31,7 +31,7 @@ class Failing:
         self._settings = workplace.settings
 
     def fail(self, arrival: Arrival, error: Exception, work: Work, *, final: bool = False) -> str:
-        """The message alone waits or is dead, which is the outcome. `final` failures have spent their own budget already."""
+        """Lets the message wait, or makes it a dead letter; returns which. A `final` failure has spent its budget already."""
         waited = arrival.retry
         failed = _Attempt(error, (waited.attempts if waited else 0) + 1, waited.first_failed_at if waited else work.now)
         key = arrival.key

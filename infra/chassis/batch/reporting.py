@@ -23,7 +23,7 @@ class Reporting:
             self._emit(decoded, decoded.replay, verdict, work)
 
     def report_outcome(self, decoded: Decoded, operation: Operation, work: Work) -> None:
-        """A replay that ran is reported; so is the re-send that succeeded where an earlier message is a dead letter."""
+        """Reports a replay that ran, and a re-send that succeeded after an earlier message of its operation had become a dead letter."""
         direction = decoded.route.direction
         was_dead = operation.bury(direction, dead=False)
         if decoded.replay is not None:

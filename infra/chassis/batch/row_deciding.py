@@ -1,4 +1,4 @@
-"""Decides one row of a source: a due timer, an operator's act. What raises is given up visibly, since no dead letter can hold it."""
+"""Decides one row of a source: a due timer, an operator's act. If that raises, the row is given up visibly, since no dead letter can hold a row."""
 
 import random
 

@@ -44,7 +44,8 @@ class Work:
     rows: list[OutboxRow] = field(default_factory=list)
     admitted: set[MessageKey] = field(default_factory=set)
     decided: set[MessageKey] = field(default_factory=set)
-    # Messages with an effect, of which a replay (an unreadable edit of it) may fail: they must not become `dead` and run again.
+    # Messages that have had their effect. A replay of one may fail (an edit that cannot be read), and must not mark it `dead`: from
+    # there it would run again.
     handled: set[MessageKey] = field(default_factory=set)
     marks: dict[MessageKey, str] = field(default_factory=dict)
     retries: list[Retry] = field(default_factory=list)
@@ -52,7 +53,7 @@ class Work:
     outcomes: list[tuple[str, str]] = field(default_factory=list)
 
     def operation_of(self, operation_id: str | None) -> Operation | None:
-        """The locked row of an operation; None where the input has none, or may not claim it."""
+        """The locked row of an operation; None where the input names no operation, or may not claim it."""
         return self.operations.get(operation_id) if operation_id is not None else None
 
     def merge(self, decision: Decision[Any], rows: Sequence[OutboxRow]) -> None:
