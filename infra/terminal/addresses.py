@@ -1,4 +1,4 @@
-"""Where the stack is: `addresses.json` of a home, read. Writing it is the stack's."""
+"""Where the stack is: reads `addresses.json` of a home, which the stack writes."""
 
 import json
 import os
@@ -14,7 +14,7 @@ ADDRESSES_FILE: Final = "addresses.json"
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """What the file says. Whoever needs something that it does not say gets Unreachable, with the remedy."""
+    """What the file says. What is asked for beyond that raises Unreachable, with the remedy."""
 
     file: Path
     document: Mapping[str, Any]
@@ -24,11 +24,11 @@ class Addresses:
         return str(self.document[name]) if self.document.get(name) else self._nowhere()
 
     def services(self) -> dict[str, str]:
-        """The URLs of all processes' internal APIs by service. Raises Unreachable where no stack has been started."""
+        """The URLs of all services' internal APIs by service. Raises Unreachable where no stack has been started."""
         return {str(name): str(url) for name, url in self.document.get("services", {}).items()} or self._nowhere()
 
     def api_key(self, partner: str) -> str:
-        """The key of a partner. Raises Misused for one that is not there, and Unreachable where no stack has been started."""
+        """The key of a partner. Raises Misused for an unknown partner, and Unreachable where no stack has been started."""
         partners = self.document.get("partners") or self._nowhere()
         if partner not in partners:
             raise Misused(f"no partner {partner!r} in {self.file}; there are: {', '.join(partners)}")
@@ -57,7 +57,7 @@ def home_path() -> Path:
 
 
 def read_addresses(home: Path | None = None) -> Addresses:
-    """What is known of the stack of this home; nothing, where none has been started. Raises Unreachable for a damaged file."""
+    """What is known of the stack of this home; empty where no stack has been started. Raises Unreachable for a damaged file."""
     file = (home or home_path()) / ADDRESSES_FILE
     try:
         document = json.loads(file.read_text())

@@ -11,7 +11,7 @@ from infra.terminal.options import DryRun, Json, Reason, Yes
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Why something is to be changed, and how far: asked for first, done without a question (`yes`), or only described (`dry_run`)."""
+    """Why something is to be changed, and whether after a question, without one (`yes`) or not at all, only described (`dry_run`)."""
 
     reason: str
     yes: bool
@@ -38,7 +38,7 @@ def stated(reason: str | None) -> str:
 def confirm(question: str, *, yes: bool, as_json: bool = False) -> None:
     """Asks on a terminal. Raises Misused where nobody can answer, and NotAllowed when the answer is no.
 
-    Who asks for a JSON document is a program, also one that was started from a terminal.
+    With `as_json` a program has asked. It cannot answer, even if it was started from a terminal.
     """
     if yes:
         return

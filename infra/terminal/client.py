@@ -39,7 +39,7 @@ class Client:
         return answer
 
     def answer(self, method: str, path: str, *, missing: str | None = None, **options: Any) -> httpx2.Response:
-        """The answer, where it is a success. Raises what its status means otherwise; `missing` says it better than a 404 does."""
+        """The answer, where it is a success. Otherwise raises what its status means; `missing` replaces the words of a 404."""
         answer = self.send(method, path, **options)
         if not answer.is_success:
             raise meaning(answer, missing)
@@ -54,7 +54,7 @@ class Client:
 
 
 def meaning(answer: httpx2.Response, missing: str | None = None) -> Failure:
-    """What an answer that is no success means for the command, in the words of whoever gave it. 401 and 403 are `send`'s."""
+    """What an answer that is no success means for the command, in the answer's own words. 401 and 403 are left to `send`."""
     words = detail(answer)
     match answer.status_code:
         case 404:

@@ -4,7 +4,7 @@ Failure        1  it ran, and failed
 ├── Misused      2  asked for in a way that means nothing
 ├── NotFound     3  nothing matches
 ├── NotAllowed   4  refused by policy or permission
-└── Unreachable  5  nobody answers, or nothing that makes sense
+└── Unreachable  5  no answer, or an answer that makes no sense
 """
 
 from typing import ClassVar
@@ -13,7 +13,7 @@ from infra.terminal.exit_codes import ExitCode
 
 
 class Failure(Exception):
-    """Ends a command with its exit code. Whatever speaks to people or programs is left to `speaking`."""
+    """Ends a command with its exit code. Telling people and programs of it is left to `speaking`."""
 
     code: ClassVar[ExitCode] = ExitCode.SOME_FAILED
 
@@ -37,6 +37,6 @@ class NotAllowed(Failure):
 
 
 class Unreachable(Failure):
-    """The system gives no answer, or where it is cannot be found out."""
+    """The system gives no answer, or its address cannot be found out."""
 
     code = ExitCode.UNREACHABLE

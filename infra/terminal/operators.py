@@ -47,6 +47,6 @@ def _from_environment() -> str | None:
     except (OSError, ValueError) as error:
         raise Unreachable(f"{path} ({FILE_VARIABLE}) cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not given:
-        # Whoever names a file of their own does not want to act as somebody else because it is empty.
+        # The file was named on purpose. The command must not act as another operator because it is empty.
         raise Unreachable(f"{path} ({FILE_VARIABLE}) is empty")
     return given

@@ -17,10 +17,10 @@ Actor = Annotated[str | None, typer.Option("--actor", help="Who does it; default
 
 
 def given(**makers: Callable[..., Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Gives a command, in place of the parameter of that name, the options of its maker, and calls it with what the maker returns.
+    """Replaces a parameter of a command by the options of its maker, and calls the command with what the maker returns.
 
-    Typer reads options from the signature, so the command shows one in which the parameter is replaced by the maker's own. A maker
-    may be given others in the same way. An option that two of them ask for is one option, and both get it.
+    Typer reads options from the signature, so in the signature that it sees the maker's parameters stand in the place of the replaced
+    one. A maker may be given options in the same way. An option that two makers ask for is one option, and both get it.
     """
 
     def joined(command: Callable[..., T]) -> Callable[..., T]:

@@ -1,4 +1,4 @@
-"""How a command ends: with its exit code, and where it failed with words on stderr and, for programs, a document on stdout."""
+"""How a command ends: with its exit code. A failure also has words on stderr and, for programs, a document on stdout."""
 
 from collections.abc import Callable
 from functools import wraps

@@ -1,9 +1,9 @@
 """The reconciliation proof: every emitted message is somewhere, every order in exactly one state, every effect explained. Pure.
 
-emitted ──> outbox? ──> in the receiver's inbox? ──> retry, dead letter, still in the queue? ──> else: undelivered
-accepted order ──> has a process? ──> else: lost                operation ──> outcome, or a reason for none? ──> else: unanswered
-effect ──> belongs to a known process? ──> else: unexplained    service's own sums ──> doubled, unexplained
-given up by its receiver ──> has a dead letter, or one is on its way? ──> else: lost
+emitted ──> outbox? ──> in the receiver's inbox? ──> retry, dead letter, still in the queue? ──> otherwise: undelivered
+accepted order ──> has a saga? ──> otherwise: lost                operation ──> outcome, or under way? ──> otherwise: unanswered
+effect ──> belongs to a known saga? ──> otherwise: unexplained    service's own sums ──> doubled, unexplained
+given up by its receiver ──> has a dead letter, or one is on its way? ──> otherwise: lost
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ KINDS: Final = ("lost", "doubled", "unanswered", "undelivered", "unexplained")
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the processes said. `facts` by service; `sagas` as listed by the orchestrator; `letters` as (queue, message id) pairs
-    of all dead letters; of those that are not resolved `dead` and `dead_operations`; `depths` are ready messages by queue."""
+    """What the services said. `facts` are by service, `sagas` as the orchestrator lists them. `letters` are all dead letters, as pairs of
+    queue and message id; `dead` and `dead_operations` are of the unresolved ones only. `depths` are ready messages by queue."""
 
     facts: Mapping[str, Mapping[str, Any]]
     sagas: Sequence[Mapping[str, Any]]
@@ -65,19 +65,18 @@ def _lost(evidence: Evidence) -> list[Doubt]:
     in_queue = evidence.depths.get("orchestrator.events", 0) > 0
     dead = {message_id for _, message_id in evidence.dead}
     return [
-        Doubt(
-            "lost", saga_id, f"the order was accepted with message {message_id} and has no process", f"tutti saga show {saga_id}"
-        )
+        Doubt("lost", saga_id, f"the order was accepted with message {message_id} and has no saga", f"tutti saga show {saga_id}")
         for message_id, wire_name, _, saga_id in evidence.facts.get("ingress", {}).get("emitted", ())
         if wire_name == ACCEPTED and saga_id not in known and message_id not in waiting | dead and not in_queue
     ]
 
 
 def _given_up(evidence: Evidence) -> list[Doubt]:
-    """An inbox row that says `dead` is a claim. It holds with a dead letter, whatever became of that, or with one on its way."""
+    """An inbox row that says `dead` is a claim. A dead letter proves it, whatever has become of the letter, and so may one on its way."""
     found = []
     for service, facts in evidence.facts.items():
-        # The row of a dead letter does not say of which message: while one waits, each of the service's may be the one.
+        # The outbox row of a dead letter does not say of which message it is. While one waits, it may be that of any message which the
+        # service gave up.
         leaving = any(wire_name == DEAD_LETTER and not parked for _, wire_name, parked, _ in facts["outbox"])
         for queue, message_id, state in facts["inbox"]:
             if state != "dead" or leaving or (queue, message_id) in evidence.letters:
@@ -105,7 +104,7 @@ def _undelivered(evidence: Evidence) -> list[Doubt]:
                     detail = f"{wire_name} is parked in the outbox of {service}: the broker refuses it"
                     found.append(Doubt("undelivered", message_id, detail, f"tutti logs {service}"))
                 continue
-            # Whether a dead letter has arrived shows at the message that was given up.
+            # Whether a dead letter has arrived is asked for the message that was given up (`_given_up`).
             # A replay carries the id of its first delivery, which is looked for under its first sender.
             if wire_name == DEAD_LETTER or (service == FAILURE_DESK and owner_of(wire_name) != FAILURE_DESK):
                 continue
@@ -128,11 +127,11 @@ def _operations(evidence: Evidence) -> list[Doubt]:
         retrying = {row[4] for row in facts["retries"]}
         for operation_id, saga_id, state, do_type, done, undone, pending, dead_do, dead_undo in facts["operations"]:
             if saga_id not in known and (done or pending):
-                detail = f"{do_type} took effect in {service} for a process that nobody knows ({saga_id})"
+                detail = f"{do_type} took effect in {service} for a saga that the orchestrator does not know ({saga_id})"
                 found.append(Doubt("unexplained", operation_id, detail, f"tutti saga show {saga_id}"))
             reason = done or undone or pending or dead_do or dead_undo or operation_id in retrying | evidence.dead_operations
             if state == "claimed" and not reason:
-                detail = f"{do_type or 'a command'} in {service} has no outcome and no reason for none"
+                detail = f"{do_type or 'a command'} in {service} has no outcome, and nothing that would still bring one"
                 found.append(Doubt("unanswered", operation_id, detail, f"tutti saga show {saga_id}"))
     return found
 

@@ -1,4 +1,4 @@
-"""`tutti reconcile`: asks every process for its facts and says by id what does not add up."""
+"""`tutti reconcile`: asks every service for its facts and says by id what does not add up."""
 
 import time
 from collections.abc import Mapping
@@ -33,9 +33,7 @@ def reconcile(as_json: Json = False) -> ExitCode:
     if as_json:
         print_json(document)
     else:
-        console.print(
-            f"{document['orders']} processes: {', '.join(f'{n} {state}' for state, n in document['in'].items()) or 'none'}"
-        )
+        console.print(f"{document['orders']} sagas: {', '.join(f'{n} {state}' for state, n in document['in'].items()) or 'none'}")
         for kind in KINDS:
             rows = [(one["id"], one["detail"], one["command"]) for one in document[kind]]
             if rows:
@@ -62,10 +60,10 @@ def proven(addresses: Addresses) -> dict[str, Any]:
 
 
 def gather(addresses: Addresses) -> Evidence:
-    """Receivers are asked before senders would be wrong the other way round: a message counted as sent must be looked for later.
+    """One round: each service gives one snapshot of what it sent and received, one service after the other.
 
-    So the senders' side (`emitted`) and the receivers' side come from each service's one snapshot, and a difference has to be
-    seen in two rounds before it counts.
+    A receiver that was asked before its sender may not have what the sender says that it sent. In no order of asking would every
+    difference be true; so a difference counts only when two rounds have it (`proven`).
     """
     services = addresses.services()
     token = operator_of(addresses).token

@@ -1,4 +1,4 @@
-"""`tutti saga list|show|cancel`: processes, as operators see them."""
+"""`tutti saga list|show|cancel`: sagas, the runs of workflows, as operators see them."""
 
 import time
 from collections.abc import Mapping
@@ -16,7 +16,9 @@ from infra.terminal.options import Actor, Json, given
 from infra.terminal.output import console, print_json, print_table, say
 from infra.terminal.speaking import speaks
 
-app = typer.Typer(no_args_is_help=True, help="Processes: where each one is, what it waits for, and what was done.")
+app = typer.Typer(
+    no_args_is_help=True, help="Sagas, the runs of workflows: where each one is, what it waits for, and what was done."
+)
 BAR_WIDTH = 24
 PAGE_MAX = 1000
 SAGAS = "/internal/sagas"
@@ -38,7 +40,7 @@ def list_sagas(
     limit: Annotated[int, typer.Option(min=1, max=PAGE_MAX)] = 50,
     as_json: Json = False,
 ) -> ExitCode:
-    """List processes, newest first. Example: tutti saga list --state stuck"""
+    """List sagas, newest first. Example: tutti saga list --state stuck"""
     orchestrator, _ = _orchestrator()
     asked: dict[str, Any] = {"limit": limit, "state": state or None, "partner": partner, "workflow": workflow}
     rows = orchestrator.ask("GET", SAGAS, params={k: v for k, v in asked.items() if v is not None})["sagas"]
@@ -46,7 +48,7 @@ def list_sagas(
         print_json(rows)
     else:
         print_table(
-            f"{len(rows)} processes",
+            f"{len(rows)} sagas",
             ("id", "workflow", "state", "subject", "partner", "started", "stuck"),
             [(r["id"], _workflow(r), r["state"], r["subject"], r["partner"], r["started_at"], r["stuck"]) for r in rows],
         )
@@ -60,7 +62,7 @@ def _workflow(document: Mapping[str, Any]) -> str:
 @app.command()
 @speaks
 def show(saga: str, as_json: Json = False) -> ExitCode:
-    """Show one process by its id or its order's id: timeline, what it waits for, what was undone."""
+    """Show one saga by its id or its order's id: timeline, what it waits for, what was undone."""
     orchestrator, _ = _orchestrator()
     document = orchestrator.ask("GET", f"{SAGAS}/{saga}")
     if as_json:
@@ -74,12 +76,12 @@ def show(saga: str, as_json: Json = False) -> ExitCode:
 @speaks
 @given(change=changing)
 def cancel(change: Change, saga: str, actor: Actor = None, as_json: Json = False) -> ExitCode:
-    """Cancel a process: what it did is undone. Exit code 4 when it is past the pivot or finished.
+    """Cancel a saga: what it did is undone. Exit code 4 when it is past the pivot or finished.
 
     Example: tutti saga cancel ord_… --reason "the buyer is bankrupt" --yes
     """
     orchestrator, operator = _orchestrator()
-    # Looked at first: the orchestrator takes a cancellation before its start, and a slip of the pen is none.
+    # Looked up first: the orchestrator also takes a cancellation for a saga that is still to start, and so would take a mistyped id.
     document = orchestrator.ask("GET", f"{SAGAS}/{saga}")
     if change.dry_run:
         if as_json:
@@ -99,7 +101,7 @@ def cancel(change: Change, saga: str, actor: Actor = None, as_json: Json = False
 
 
 def print_timeline(document: Mapping[str, Any]) -> None:
-    """The process as bars over its time: one line a step, undo steps below their do."""
+    """The saga as bars over its time: one line a step, undo steps below their do."""
     state, workflow = document["state"], _workflow(document)
     console.print(
         f"{document['subject'] or '-'}  {workflow}  [bold]{state}[/bold]  saga {document['id']}", soft_wrap=True, highlight=False
@@ -137,7 +139,7 @@ def _print_bar(name: str, state: str, attempts: int, part: Mapping[str, Any], be
     if sent is None:
         console.print(f"  {name:<24}{state:<12}", markup=False)
         return
-    # Without an answer it is still under way, or was given up when the process ended.
+    # Without an answer it is still under way, or was given up when the saga ended.
     last = answered if answered is not None else min(time.time(), begin + span) if ended else time.time()
     start = min(int((sent - begin) / span * BAR_WIDTH), BAR_WIDTH - 1)
     length = max(1, min(int((last - sent) / span * BAR_WIDTH), BAR_WIDTH - start))

@@ -1,7 +1,7 @@
 """`tutti up|down|status|doctor|reset|logs`: the private stack on this machine.
 
-Unlike what changes orders, none of these wants a reason: there is no history that would keep it, `tutti reset` deletes what there
-is. `up` and `down` also do not ask, since data persist and either takes back the other.
+Unlike commands that change orders, these want no reason: no history would keep it, and `tutti reset` deletes the histories. `up` and
+`down` also do not ask, since data persist and each takes back the other.
 """
 
 import sys
@@ -75,7 +75,7 @@ def _address_table(home: Home) -> None:
 
 @speaks
 def down(as_json: Json = False) -> ExitCode:
-    """Stop the stack, whoever started it and whatever was killed before; no process is left."""
+    """Stop the stack, also one that was started elsewhere or killed in part; no process is left."""
     home = open_home()
     stack.down(home)
     if as_json:

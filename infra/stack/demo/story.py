@@ -176,7 +176,7 @@ class Story:
         )
 
     async def _prove(self) -> None:
-        self._act("6. The proof", "`tutti reconcile` asks every process what it sent, received, holds and did, and compares.")
+        self._act("6. The proof", "`tutti reconcile` asks every service what it sent, received, holds and did, and compares.")
         document = await asyncio.to_thread(proven, read_addresses(self._home.path))
         states = ", ".join(f"{count} {state}" for state, count in document["in"].items())
         self._console.print(f"  {document['orders']} orders: {states}")

@@ -33,7 +33,7 @@ def database_url_of(service: str) -> str:
 
 
 def read(names: Iterable[str]) -> dict[str, str]:
-    """The value of each variable, from the environment or else from its file. Raises SettingsError for all that is missing."""
+    """The value of each variable, from the environment, otherwise from its file. Raises SettingsError for all that is missing."""
     found: dict[str, str] = {}
     missing: list[str] = []
     problems: list[str] = []

@@ -20,8 +20,8 @@ DATABASE = "tutti"
 # The names that the two servers have in the network of docker-compose.yml.
 BROKER_HOST, DATABASE_HOST = "broker", "database"
 
-# Compose mounts the files as they are, owner and mode included, and the containers run as users of their own: what keeps others
-# out is the directory, which only its owner may enter; the containers see the files without it.
+# Compose mounts the files as they are, owner and mode included, and the containers run as users of their own. So everybody may read a
+# file, and the directory keeps others out: only its owner may enter it, and the containers see the files without it.
 DIRECTORY_MODE, FILE_MODE = 0o700, 0o444
 
 

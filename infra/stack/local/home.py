@@ -145,7 +145,7 @@ class Home:
         write_json(self.addresses_file, addresses)
 
     def supervisor(self) -> ProcessIdentity | None:
-        """The live supervisor of this home. A pid file left behind by a dead one counts as none."""
+        """The live supervisor of this home. A pid file that a dead one left behind does not count."""
         said = self.recorded_supervisor()
         return said if said is not None and said.process() is not None else None
 

@@ -36,7 +36,7 @@ def end_leftovers(home: Home) -> list[psutil.Process]:
 
 
 def _after(home: Home, seconds: float) -> list[psutil.Process]:
-    """What is left once nothing is, or the time is up."""
+    """What is left when the time is up; returns earlier when nothing is left."""
     deadline = time.monotonic() + seconds
     while (remaining := leftovers(home)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

@@ -28,7 +28,7 @@ class Terminal:
             print(text, flush=True)
         except OSError:
             self._open = False
-            # Or the interpreter would fail to flush what is left, and turn the exit code into 120.
+            # Otherwise the interpreter would fail to flush what is left, and turn the exit code into 120.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

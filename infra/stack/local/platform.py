@@ -43,7 +43,7 @@ async def bring_up(home: Home, supervisor: Supervisor, options: Options) -> None
         supervisor.say(str(note))
     await supervisor.start(prepared.processes)
     await _install(home, prepared)
-    # Asked for once: a port that is in use, by our own process, would be replaced by another.
+    # Asked for once: later, a port in use by our own process would count as taken and be replaced.
     ports = {name: home.port(name, taken) for name in (*PACKAGES, CARRIER)}
     for note in taken:
         supervisor.say(str(note))

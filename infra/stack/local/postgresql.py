@@ -1,4 +1,4 @@
-"""A private PostgreSQL: found among what is installed, else the wheel's; own data, own port, loopback only.
+"""A private PostgreSQL: found among what is installed, otherwise the wheel's; own data, own port, loopback only.
 
 As root. PostgreSQL refuses to run as root, so it runs as `postgres` or `nobody`; and the home may lie below a
 directory that only root may enter, where that user cannot resolve the data directory's path. Root therefore

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import httpx2
 
 # Each process that a supervisor starts carries the home's path in this variable, and so do its children.
-# That is how leftovers of a supervisor that was killed are found, whoever their parent is by then.
+# That is how leftovers of a supervisor that was killed are found, whatever process is their parent by then.
 MARKER = "TUTTI_SUPERVISED_FOR"
 
 Ready = Callable[[], Awaitable[bool]]
@@ -26,7 +26,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True, slots=True)
 class SystemUser:
-    """Whom a process runs as, when that is not us."""
+    """The user as whom a process runs, when it is not our own."""
 
     name: str
     uid: int
@@ -89,7 +89,7 @@ def adopt_orphans() -> None:
 
 
 def reap() -> None:
-    """Frees every child that has ended. Only for a process that waits for none of its children any more."""
+    """Frees every child that has ended. Only for a process that no longer waits for any of its children."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass

@@ -1,4 +1,4 @@
-"""A private RabbitMQ: an installed server as a node of our own, else Debian's packages unpacked into a cache.
+"""A private RabbitMQ: an installed server as a node of our own, otherwise Debian's packages unpacked into a cache.
 
 The node shares nothing with a system-wide one: own name, ports, cookie, data, plugins file, and no epmd, the
 name server daemon that Erlang usually starts and that would outlive the node. A node that is given its name

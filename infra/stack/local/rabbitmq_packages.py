@@ -1,7 +1,7 @@
 """Debian's RabbitMQ and Erlang packages, downloaded and unpacked without root into the user's cache.
 
 Nothing is installed. The cache is shared by all copies of the project on this account; an entry is built
-beside its final place and renamed, so whoever finds one finds it complete.
+beside its final place and renamed, so an entry that is there is complete.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ LAUNCHER = Path("usr/lib/erlang/bin/erl")
 
 
 def unpacked_packages(*, download: bool) -> Path | None:
-    """The root of an unpacked tree. None when there is none and `download` is off, or the system has no apt.
+    """The root of an unpacked tree. None when no tree is there and `download` is off, or the system has no apt.
 
     Raises LocalError when the download fails.
     """

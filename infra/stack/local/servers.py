@@ -123,13 +123,13 @@ class Servers:
         return self._pid("database")
 
     async def restart_broker(self, *, kill: bool = True) -> None:
-        """Kills the broker (else: asks it to stop) and returns when the supervisor has another one ready."""
+        """Kills the broker, or without `kill` asks it to stop, and returns when the supervisor has another one ready."""
         await self._restart("broker", signal.SIGKILL if kill else signal.SIGTERM)
 
     async def restart_database(self, *, kill: bool = True) -> None:
         """Ends the database and returns when the next one is ready.
 
-        `kill` kills the postmaster, else it shuts down immediately; both make the next one recover.
+        `kill` kills the postmaster, otherwise it shuts down immediately; both make the next one recover.
         """
         await self._restart("database", signal.SIGKILL if kill else signal.SIGQUIT)
 

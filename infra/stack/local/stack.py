@@ -115,7 +115,7 @@ def status(home: Home) -> dict[str, Any]:
 
 
 def down(home: Home) -> None:
-    """Ends the stack of this home, whoever runs it and whatever was killed before; nothing of it is left.
+    """Ends the stack of this home, also one that was started elsewhere or killed in part; nothing of it is left.
 
     Nothing happens when it is down already. Raises NotStopped, naming what survived.
     """

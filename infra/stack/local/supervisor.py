@@ -20,7 +20,7 @@ from infra.stack.local.process import ProcessSpec, begin
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
 STEADY_SECONDS = 30.0  # Up for this long, a process counts as healthy and its backoff starts again.
-STARTS_BEFORE_GIVING_UP = 3  # Only for a process that was never ready; one that was is restarted for ever.
+STARTS_BEFORE_GIVING_UP = 3  # Only for a process that was never ready; any other is restarted for ever.
 READY_POLL_SECONDS = 0.1
 KILL_SECONDS = 5.0
 OUTPUT_SECONDS = 2.0
@@ -203,7 +203,7 @@ class Supervisor:
             keeper.result()  # An error of ours must not look like success.
 
     def _explain(self, process: _Supervised) -> str:
-        """Whoever listens on its port now that it is dead is somebody else, and the likely cause."""
+        """A process that listens on its port now, when it is dead, is the likely cause."""
         taken = "".join(
             f"\n  Port {port} of {role} is taken by {port_owner(port)}; end that process and try again."
             for role, port in process.spec.ports.items()

@@ -4,7 +4,7 @@
 
 One program plays any number of carriers: each has the address `http://HOST:PORT/NAME`, and without a name it is `default`.
 `POST /faults` orders misbehaviour, `POST /departures` lets a parcel leave, `GET /attempts` and `GET /effects` tell what was asked
-and what was done, separately: an attempt that failed may have had an effect, and that is what this is for.
+and what was done, separately: an attempt that failed may have had an effect, and this program is there to show it.
 """
 
 import argparse
@@ -75,7 +75,7 @@ class Departure(BaseModel):
 
 @dataclass(slots=True)
 class Booking:
-    """`tracking` is None for a key that was cancelled before it was ever booked, and that never will be."""
+    """`tracking` is None for a key that was cancelled before it was booked, and never will be booked."""
 
     tracking: str | None
     state: BookingState
