@@ -3,13 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from orchestrator.engine.moves import STEP, UNDO, Move, StepInput, UndoInput
 from orchestrator.engine.reasons import DETAIL_LENGTH_MAX, reasons_of
 from orchestrator.engine.turn import Turn
 from orchestrator.inputs import Answer
-from orchestrator.instance import IN_FLIGHT, Compensation, State, StepState, UndoState
+from orchestrator.instance import Compensation, State, StepState, UndoState
 from orchestrator.names import EvaluationError
 from orchestrator.steps.step import REFUSED, Step
 from orchestrator.template import Undo
+
+_UNWINDING = STEP[StepInput.UNWINDING]
+_LATE_ANSWER = STEP[StepInput.LATE_ANSWER]
+_REPEATED_ANSWER = STEP[StepInput.REPEATED_ANSWER]
+_AT_ITS_TURN = UNDO[UndoInput.TURN]
+_DONE = UNDO[UndoInput.DONE]
+_REFUSED = UNDO[UndoInput.REFUSED]
+_DUE = UNDO[UndoInput.DUE]
 
 
 def unwind(turn: Turn, ending: State) -> None:
@@ -19,18 +28,17 @@ def unwind(turn: Turn, ending: State) -> None:
     turn.log("unwinding", ending=ending.value)
     for step in reversed(turn.workflow.steps):
         record = turn.steps[step.id]
-        unknown = record.state in IN_FLIGHT or record.state is StepState.TIMED_OUT
-        entry = None
-        if unknown or record.state is StepState.DONE:
-            entry = step.undo_entry(tuple(name for name in turn.plan if name in step.dependents))
-        if entry is not None:
-            turn.plan[step.id] = entry
-            turn.put(step, replace(record, due_at=None))
-        elif record.state in IN_FLIGHT:
-            turn.put(step, replace(record, state=StepState.UNDONE, due_at=None))
-            turn.log("undone", step, note=step.because or "it has no undo")
-        elif record.state is StepState.PENDING:
+        move = _UNWINDING[record.state]
+        if move is Move.SKIP:
             turn.put(step, replace(record, state=StepState.SKIPPED))
+        elif move in (Move.TAKE_BACK, Move.RECALL):
+            entry = step.undo_entry(tuple(name for name in turn.plan if name in step.dependents))
+            if entry is not None:
+                turn.plan[step.id] = entry
+                turn.put(step, replace(record, due_at=None))
+            elif move is Move.RECALL:
+                turn.put(step, replace(record, state=StepState.UNDONE, due_at=None))
+                turn.log("undone", step, note=step.because or "it has no undo")
 
 
 def proceed(turn: Turn) -> None:
@@ -38,7 +46,7 @@ def proceed(turn: Turn) -> None:
     if turn.frozen:
         return
     for entry in tuple(turn.plan.values()):
-        if entry.state is UndoState.WAITING and all(turn.plan[name].state is UndoState.UNDONE for name in entry.after):
+        if _AT_ITS_TURN[entry.state] is Move.SEND and all(turn.plan[name].state is UndoState.UNDONE for name in entry.after):
             _send(turn, turn.workflow.by_id[entry.step], entry)
     failed = [entry for entry in turn.plan.values() if entry.state is UndoState.FAILED]
     if failed:
@@ -55,13 +63,13 @@ def proceed(turn: Turn) -> None:
 
 def answered(turn: Turn, step: Step, event: Answer) -> str | None:
     """Takes the answer to an undo; or says why it is not waited for."""
-    undo = _undo_of(step)
     entry = turn.plan.get(step.id)
-    if entry is None or entry.state in (UndoState.WAITING, UndoState.UNDONE):
-        return "its undo is not waited for"
-    if undo.answers[event.wire_name] == REFUSED:
-        if entry.state is UndoState.FAILED:
-            return "its undo was refused before"
+    law = _REFUSED if _undo_of(step).answers[event.wire_name] == REFUSED else _DONE
+    move = law[entry.state if entry is not None else None]
+    if isinstance(move, str):
+        return move
+    assert entry is not None
+    if move is Move.FAIL:
         detail = "; ".join(reason.detail for reason in reasons_of(event))
         _failed(turn, step, entry, f"{event.wire_name}: {detail}", event.message_id)
         return None
@@ -73,12 +81,11 @@ def answered(turn: Turn, step: Step, event: Answer) -> str | None:
 
 def answered_late(turn: Turn, step: Step, event: Answer) -> str | None:
     """Shows the answer to a do that was given up; or says why it is none."""
-    outcome = step.answers[event.wire_name]
-    entry = turn.plan.get(step.id)
     record = turn.steps[step.id]
-    given_up = record.state is StepState.TIMED_OUT or (entry is not None and entry.state is not UndoState.UNDONE)
-    if record.answered_at is not None or not given_up:
-        return f"the step is {record.state.value}"
+    move = (_LATE_ANSWER if record.answered_at is None else _REPEATED_ANSWER)[record.state]
+    if isinstance(move, str):
+        return move
+    outcome = step.answers[event.wire_name]
     # Its undo is on the way, or it has none because it changes nothing: there is nothing more to do than to show it.
     turn.put(step, replace(record, late=True, outcome=outcome, answered_at=turn.now))
     turn.log("late", step, event.message_id, outcome=outcome, type=event.wire_name)
@@ -91,8 +98,10 @@ def due(turn: Turn) -> bool:
     for entry in tuple(turn.plan.values()):
         # Frozen, the plan keeps its moments for the person who looks at it; they move nothing.
         if turn.state in (State.COMPENSATING, State.STUCK) and not turn.frozen and turn.is_due(entry.due_at):
-            found = True
-            _due(turn, turn.workflow.by_id[entry.step], entry)
+            move = _DUE[entry.state]
+            if not isinstance(move, str):
+                found = True
+                _move_on(turn, turn.workflow.by_id[entry.step], entry, move)
     return found
 
 
@@ -116,8 +125,8 @@ def _send(turn: Turn, step: Step, entry: Compensation) -> None:
     turn.log("undo-sent", step, message_id, type=message.wire_name, attempt=entry.attempts + 1)
 
 
-def _due(turn: Turn, step: Step, entry: Compensation) -> None:
-    if entry.state is UndoState.BACKOFF:
+def _move_on(turn: Turn, step: Step, entry: Compensation, move: Move) -> None:
+    if move is Move.SEND:
         _send(turn, step, entry)
     elif entry.attempts < turn.limits.undo.attempts:
         delay = turn.limits.undo.delay(entry.attempts, turn.random())

@@ -39,7 +39,8 @@ Invariants.
     stuck, with its owner's name, never failed.
  6. An end is announced once: the transition into a finished state emits its event, and nothing leaves a finished state. A
     process that was cancelled before its start is announced by the start, which brings the names to announce it with.
- 7. An input that the process does not wait for changes nothing, and leaves a line of history.
+ 7. An input that the process does not wait for changes nothing, and leaves a line of history. Which moves are legal, and why
+    the others are not, is `moves.py`: a table of the steps and one of the undos, in which this code looks.
 
 Why undoing in flight is right. A step that was sent and not answered has an unknown outcome. Its undo is sent without
 waiting, under the same operation: its owner either finds the do and takes it back, or leaves a tombstone on which the late
@@ -72,6 +73,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from orchestrator.engine import backward, forward
+from orchestrator.engine.moves import STEP, UNDO, Move, StepInput, UndoInput
 from orchestrator.engine.outputs import Advance, History
 from orchestrator.engine.reasons import DETAIL_LENGTH_MAX, reason
 from orchestrator.engine.turn import Turn
@@ -79,7 +81,6 @@ from orchestrator.inputs import Answer, Cancel, DeadLettered, Input, Started, Ti
 from orchestrator.instance import (
     AT_REST,
     FINISHED,
-    SETTLED,
     Cancellation,
     Instance,
     State,
@@ -88,6 +89,7 @@ from orchestrator.instance import (
     Stuck,
 )
 from orchestrator.patience import Limits
+from orchestrator.steps.step import Step
 from orchestrator.workflow import Workflow
 
 _DEFAULT_LIMITS: Final = Limits()
@@ -175,7 +177,7 @@ def cancellable(workflow: Workflow, instance: Instance) -> bool:
     """Whether a cancellation would be accepted now: not when the saga is finished, frozen, or past its pivot."""
     if instance.state in FINISHED or (instance.stuck is not None and instance.stuck.frozen):
         return False
-    return instance.state is not State.RUNNING or not _is_past_pivot(workflow, instance.steps)
+    return instance.state is not State.RUNNING or isinstance(_when_cancelled(workflow.pivot, instance.steps), Move)
 
 
 def _take(turn: Turn, event: Input) -> str | None:
@@ -247,13 +249,17 @@ def _dead_lettered(turn: Turn, event: DeadLettered) -> str | None:
     step = turn.step_of(event.operation_id)
     if step is None or turn.state in AT_REST:
         return "it is no step of this process, or the process is at rest"
-    entry = turn.plan.get(step.id)
-    if step.is_asked_by(event.wire_name):
-        turn.put(step, replace(turn.steps[step.id], dead_letter=event.dead_letter_id))
-    elif entry is not None and event.wire_name == entry.command:
-        turn.plan[step.id] = replace(entry, dead_letter=event.dead_letter_id)
+    record, entry = turn.steps[step.id], turn.plan.get(step.id)
+    of_do = step.is_asked_by(event.wire_name)
+    undo = entry.state if entry is not None and event.wire_name == entry.command else None
+    move = STEP[StepInput.DEAD_LETTER][record.state] if of_do else UNDO[UndoInput.DEAD_LETTER][undo]
+    if isinstance(move, str):
+        return move
+    if of_do:
+        turn.put(step, replace(record, dead_letter=event.dead_letter_id))
     else:
-        return "it is no command of this step"
+        assert entry is not None
+        turn.plan[step.id] = replace(entry, dead_letter=event.dead_letter_id)
     turn.log(
         "dead-lettered",
         step,
@@ -277,23 +283,25 @@ def _cancel(turn: Turn, event: Cancel) -> str | None:
             note="it is being taken back already",
         )
         return None
-    if _is_past_pivot(turn.workflow, turn.steps):
-        return "the process is past its pivot"
+    pivot = turn.workflow.pivot
+    move = _when_cancelled(pivot, turn.steps)
+    if isinstance(move, str):
+        return move
     if turn.cancellation is not None:
         turn.log("cancel-requested", actor=event.actor, reason=event.reason, note="it was asked for before")
         return None
     turn.cancellation = Cancellation(event.reason, event.actor, turn.now)
     turn.because(reason("cancelled", event.reason))
     turn.log("cancel-requested", actor=event.actor, reason=event.reason)
-    pivot = turn.workflow.pivot
-    in_flight = turn.steps[pivot.id].state if pivot is not None else None
-    if pivot is not None and in_flight is StepState.BACKOFF:
-        forward.conclude(turn, pivot, pivot.due(turn))
-    elif in_flight is not StepState.SENT:
+    if move is Move.UNWIND:
         backward.unwind(turn, State.CANCELLED)
+    elif move is Move.ASK:
+        assert pivot is not None
+        forward.conclude(turn, pivot, pivot.due(turn))
     return None
 
 
-def _is_past_pivot(workflow: Workflow, steps: Mapping[str, StepRecord]) -> bool:
-    pivot = workflow.pivot
-    return pivot is not None and pivot.id in steps and steps[pivot.id].state in SETTLED
+def _when_cancelled(pivot: Step | None, steps: Mapping[str, StepRecord]) -> Move | str:
+    if pivot is None or pivot.id not in steps:
+        return Move.UNWIND
+    return STEP[StepInput.CANCELLING][steps[pivot.id].state]

@@ -3,18 +3,23 @@
 from dataclasses import replace
 
 from orchestrator.engine import backward
+from orchestrator.engine.moves import STEP, Move, StepInput
 from orchestrator.engine.reasons import reason, reasons_of
 from orchestrator.engine.turn import Turn
 from orchestrator.inputs import Answer
-from orchestrator.instance import IN_FLIGHT, SETTLED, State, StepRecord, StepState
+from orchestrator.instance import SETTLED, State, StepRecord, StepState
 from orchestrator.names import EvaluationError
 from orchestrator.steps.step import REFUSED, GivenUp, Step, Verdict
+
+_AT_ITS_TURN = STEP[StepInput.TURN]
+_ANSWERED = STEP[StepInput.ANSWER]
+_DUE = STEP[StepInput.DUE]
 
 
 def proceed(turn: Turn) -> None:
     """Begins every step that can begin now; ends the saga when all are settled."""
     for step in turn.workflow.steps:
-        if turn.steps[step.id].state is not StepState.PENDING:
+        if _AT_ITS_TURN[turn.steps[step.id].state] is not Move.BEGIN:
             continue
         if any(turn.steps[earlier].state not in SETTLED for earlier in step.after):
             continue
@@ -27,9 +32,9 @@ def proceed(turn: Turn) -> None:
 
 def answered(turn: Turn, step: Step, event: Answer) -> str | None:
     """Takes the answer to a step of a running saga; or says why it is not waited for."""
-    record = turn.steps[step.id]
-    if record.state not in IN_FLIGHT:
-        return f"the step is {record.state.value}"
+    move = _ANSWERED[turn.steps[step.id].state]
+    if isinstance(move, str):
+        return move
     conclude(turn, step, step.take(turn, event), event)
     return None
 
@@ -40,9 +45,10 @@ def due(turn: Turn) -> bool:
     for step in turn.workflow.steps:
         # The state is asked for each step: the first one to give up ends the waiting of all.
         if turn.state is State.RUNNING and turn.is_due(turn.steps[step.id].due_at):
-            found = True
-            pause_is_over = turn.steps[step.id].state is StepState.BACKOFF
-            conclude(turn, step, step.begin(turn) if pause_is_over else step.due(turn))
+            move = _DUE[turn.steps[step.id].state]
+            if not isinstance(move, str):
+                found = True
+                conclude(turn, step, step.begin(turn) if move is Move.BEGIN_AGAIN else step.due(turn))
     return found
 
 

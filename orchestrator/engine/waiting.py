@@ -1,6 +1,7 @@
 """What a saga waits for: read by operators, and by ingress for its partners."""
 
-from orchestrator.instance import AT_REST, IN_FLIGHT, Instance, State, UndoState
+from orchestrator.engine.moves import STEP, UNDO, Move, StepInput, UndoInput
+from orchestrator.instance import AT_REST, Instance, State
 from orchestrator.steps.step import Waiting
 from orchestrator.workflow import Workflow
 
@@ -14,10 +15,10 @@ def waits_for(workflow: Workflow, instance: Instance) -> tuple[Waiting, ...]:
     waits = [
         step.waits(instance.steps[step.id])
         for step in workflow.steps
-        if instance.state is State.RUNNING and instance.steps[step.id].state in IN_FLIGHT
+        if instance.state is State.RUNNING and isinstance(STEP[StepInput.ANSWER][instance.steps[step.id].state], Move)
     ]
     for entry in instance.plan:
-        if entry.state in (UndoState.SENT, UndoState.BACKOFF, UndoState.FAILED):
+        if isinstance(UNDO[UndoInput.DONE][entry.state], Move):
             undo = workflow.by_id[entry.step].undo
             waits.append(Waiting(entry.step, "undo", tuple(undo.answers) if undo else (), entry.due_at))
     if instance.stuck is not None:
