@@ -1,4 +1,4 @@
-"""The orchestrator's internal HTTP API: processes for operators' tools and for ingress, and what may be asked of them."""
+"""The orchestrator's internal HTTP API: sagas for operators' tools and for ingress, and what may be asked of them."""
 
 import asyncio
 import time
@@ -70,7 +70,7 @@ def routes(runtime: Runtime, catalogue: Catalogue, settings: Settings) -> APIRou
         dependencies=[Depends(operators_only(settings.operator_token))],
         include_in_schema=False,
     )
-    processes = _Reading(runtime, catalogue)
+    sagas = _Reading(runtime, catalogue)
 
     @router.get("")
     async def list_sagas(
@@ -90,7 +90,7 @@ def routes(runtime: Runtime, catalogue: Catalogue, settings: Settings) -> APIRou
             "owner": owner,
             "before": after,
         }
-        found = await processes.page(filters, limit)
+        found = await sagas.page(filters, limit)
         more = found[-1].id if len(found) == limit else None
         return {"sagas": [summary(instance) for instance in found], "after": more}
 
@@ -101,19 +101,19 @@ def routes(runtime: Runtime, catalogue: Catalogue, settings: Settings) -> APIRou
 
     @router.get("/{saga}")
     async def show_saga(saga: SagaId) -> dict[str, Any]:
-        instance = await processes.one(saga)
-        workflow = await processes.workflow(instance)
-        return saga_document(workflow, instance, await processes.history(instance.id))
+        instance = await sagas.one(saga)
+        workflow = await sagas.workflow(instance)
+        return saga_document(workflow, instance, await sagas.history(instance.id))
 
     @router.get("/{saga}/steps")
     async def show_steps(saga: SagaId) -> dict[str, Any]:
-        instance = await processes.one(saga)
-        return progress(await processes.workflow(instance), instance)
+        instance = await sagas.one(saga)
+        return progress(await sagas.workflow(instance), instance)
 
     @router.post("/{saga}/cancel", status_code=202)
     async def cancel(saga: SagaId, asked: CancelInput) -> dict[str, str]:
         act_id = new_id()
-        saga_id = await processes.saga_id(saga)
+        saga_id = await sagas.saga_id(saga)
         async with runtime.engine.begin() as connection:
             await connection.execute(
                 _ASK,
@@ -142,7 +142,7 @@ def routes(runtime: Runtime, catalogue: Catalogue, settings: Settings) -> APIRou
 
 
 class _Reading:
-    """Reads processes without locking them."""
+    """Reads sagas without locking them."""
 
     def __init__(self, runtime: Runtime, catalogue: Catalogue) -> None:
         self._runtime = runtime
@@ -170,7 +170,7 @@ class _Reading:
         return Instance.from_bytes(document).id if document is not None else saga
 
     async def workflow(self, instance: Instance) -> Any:
-        """The definition of a process; None while no workflow has started it, or where this replica does not know it."""
+        """The definition of a saga; None while no workflow has started it, or where this replica does not know it."""
         key = (instance.workflow, instance.version)
         return self._catalogue.get(*key) if key in self._catalogue else None
 

@@ -1,4 +1,4 @@
-"""Every version of every workflow that this process knows: those of the files, and older ones that still have processes."""
+"""Every version of every workflow that is known here: those of the files, and older ones that sagas still run on."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,7 +7,7 @@ from orchestrator.workflow import Workflow
 
 
 class Catalogue:
-    """Workflows by name and version. Grows when a process turns up that runs on a version not known yet."""
+    """Workflows by name and version. Grows when a saga turns up that runs on a version not known yet."""
 
     def __init__(self, workflows: Iterable[Workflow]) -> None:
         self._workflows: dict[tuple[str, int], Workflow] = {}
@@ -33,7 +33,7 @@ class Catalogue:
         return iter(self._workflows.values())
 
     def get(self, name: str, version: int) -> Workflow:
-        """The version that a process is pinned to. Raises UnknownVersion, so that its message waits for somebody who knows it."""
+        """The version that a saga is pinned to. Raises UnknownVersion, so that its message waits for somebody who knows it."""
         try:
             return self._workflows[name, version]
         except KeyError:

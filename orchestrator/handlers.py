@@ -32,14 +32,14 @@ Keys = Mapping[str, Instance]
 
 
 @dataclass(frozen=True, slots=True)
-class Processes:
-    """The decisions about one process, for each kind of input that there is."""
+class Sagas:
+    """The decisions about one saga, for each kind of input that there is."""
 
     catalogue: Catalogue
     limits: Limits
 
     def start(self, event: Message, instance: Instance, context: Context) -> Decision[Instance]:
-        """Begins a process on the newest version of the first workflow whose condition holds."""
+        """Begins a saga on the newest version of the first workflow whose condition holds."""
         envelope = context.envelope
         started = Started(
             # Every field with its default, quantities as strings: what the expressions were checked against.
@@ -92,7 +92,7 @@ class Processes:
     def act(self, act_id: str, act: Act, instance: Instance, context: Context) -> Decision[Instance]:
         """Does what an operator or a partner asks, or refuses it; either way with a verdict."""
         if act.kind != "cancel":
-            # Asked of a newer replica, and taken by this one: no fault of the process, which goes on.
+            # Asked of a newer replica, and taken by this one: no fault of the saga, which goes on.
             unknown = f"this version of the orchestrator knows no {act.kind}; ask again"
             return Decision(instance, facts=(ActVerdict(act_id, context.now, accepted=False, detail=unknown),))
         cancel = Cancel(act.reason, act.actor)
@@ -106,7 +106,7 @@ class Processes:
         return decision(instance, made, context, ActVerdict(act_id, context.now, made.accepted, detail))
 
     def give_up(self, instance: Instance, error: str, context: Context, *facts: object) -> Decision[Instance]:
-        """A timer or an act that cannot be dealt with: the process waits for a person."""
+        """A timer or an act that cannot be dealt with: the saga waits for a person."""
         made = freeze(instance, error, now=context.now, limits=self.limits)
         return decision(instance, made, context, *facts)
 
@@ -129,7 +129,7 @@ class Processes:
 
 
 def decision(before: Instance, made: Advance, context: Context, *facts: object) -> Decision[Instance]:
-    """What the loop is to store and send. Messages are about the process's subject, whoever caused them."""
+    """What the loop is to store and send. Messages are about the saga's subject, whoever caused them."""
     after = made.instance
     sent = tuple(
         Outbound(
@@ -147,26 +147,26 @@ def decision(before: Instance, made: Advance, context: Context, *facts: object) 
     return Decision(after, events=sent, facts=(*lines, *facts))
 
 
-def on_start(model: type[Message], processes: Processes) -> Route:
-    """The route of an event that may begin a process: its correlation id becomes the process's id."""
-    return _route(model, lambda _, envelope: _known(envelope.correlationid), processes.start)
+def on_start(model: type[Message], sagas: Sagas) -> Route:
+    """The route of an event that may begin a saga: its correlation id becomes the saga's id."""
+    return _route(model, lambda _, envelope: _known(envelope.correlationid), sagas.start)
 
 
-def on_answer(model: type[Message], processes: Processes) -> Route:
+def on_answer(model: type[Message], sagas: Sagas) -> Route:
     """The route of an answer. One without an operation answers somebody else, and is none of our business."""
-    return _route(model, lambda _, envelope: _saga_of(envelope.operationid), processes.answer)
+    return _route(model, lambda _, envelope: _saga_of(envelope.operationid), sagas.answer)
 
 
-def on_dead_letter(processes: Processes) -> Route:
-    """The route of the failure desk's news; letters without an operation belong to no process."""
-    return _route(DeadLetterOpened, lambda event, _: _saga_of(event.operation_id), processes.dead_letter)
+def on_dead_letter(sagas: Sagas) -> Route:
+    """The route of the failure desk's news; letters without an operation belong to no saga."""
+    return _route(DeadLetterOpened, lambda event, _: _saga_of(event.operation_id), sagas.dead_letter)
 
 
 def _known(correlation_id: str | None) -> Sequence[str]:
     if not correlation_id:
         raise Permanent("an event that begins a process needs a correlationid; it becomes the process's id")
     if not operation_id.saga_can_be_named(correlation_id):
-        # The answers would be taken for those of another process.
+        # The answers would be taken for those of another saga.
         raise Permanent(f"the correlationid {correlation_id!r} has a colon, and no process can have it as its id")
     return (correlation_id,)
 

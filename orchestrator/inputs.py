@@ -10,7 +10,7 @@ from orchestrator.instance import Payload
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The event that begins a process. `payload` is complete: every field of the model is there, null where it has no value."""
+    """The event that begins a saga. `payload` is complete: every field of the model is there, null where it has no value."""
 
     payload: Payload
     message_id: str
@@ -39,7 +39,7 @@ class TimerDue:
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered:
-    """A command of this process lies in the dead letters. It is shown; the step's own timeout decides what follows."""
+    """A command of this saga lies in the dead letters. It is shown; the step's own timeout decides what follows."""
 
     operation_id: str
     wire_name: str

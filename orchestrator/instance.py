@@ -1,4 +1,4 @@
-"""One process as it is stored: what it began with, where each step stands, what is being taken back, what it waits for.
+"""One saga as it is stored: what it began with, where each step stands, what is being taken back, what it waits for.
 
 It is read and written once for each answer, so it is kept small: fields at their defaults are left out, payloads stay plain
 dicts, and nothing is stored that the definition says already.
@@ -19,7 +19,7 @@ Payload = Mapping[str, JsonValue]
 
 
 class State(StrEnum):
-    """Where a process stands; stored by name. `ABSENT` is the blank row of a process that has not begun."""
+    """Where a saga stands; stored by name. `ABSENT` is the blank row of a saga that has not begun."""
 
     ABSENT = "absent"
     RUNNING = "running"
@@ -55,13 +55,13 @@ class StepState(StrEnum):
     UNDO_FAILED = "undo-failed"
 
 
-IN_FLIGHT: Final = frozenset({StepState.SENT, StepState.BACKOFF})
+# States that let what comes after a step begin.
 SETTLED: Final = frozenset({StepState.DONE, StepState.SKIPPED})
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step of one process. `sent_at` is the first attempt; `due_at` the moment of its timeout or of its next attempt.
+    """One step of one saga. `sent_at` is the first attempt; `due_at` the moment of its timeout or of its next attempt.
 
     `late` marks an answer that came after the step was given up. Times are milliseconds, as the answering service measured.
     """
@@ -93,7 +93,7 @@ class UndoState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Compensation:
-    """One entry of the plan that takes a process back: which step, by which command, after which others, whose duty."""
+    """One entry of the plan that takes a saga back: which step, by which command, after which others, whose duty."""
 
     step: str
     command: str
@@ -111,7 +111,7 @@ class Compensation:
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
-    """That somebody asked to stop; `too_late` when the process had passed its pivot by then."""
+    """That somebody asked to stop; `too_late` when the saga had passed its pivot by then."""
 
     reason: str
     actor: str
@@ -123,7 +123,7 @@ class Cancellation:
 class Stuck:
     """Why a person is needed, whose duty it is, and when they are reminded next.
 
-    `frozen`: nothing but a person moves the process; otherwise the answer that it lacks does as well.
+    `frozen`: nothing but a person moves the saga; otherwise the answer that it lacks does as well.
     """
 
     reason: str
@@ -135,7 +135,7 @@ class Stuck:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a process ends as it does, in the shape of `contracts.values.Reason`."""
+    """Why a saga ends as it does, in the shape of `contracts.values.Reason`."""
 
     code: str
     detail: str
@@ -143,7 +143,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One process. `ending` is how it will finish, as soon as that is decided; `plan` is its compensation, newest first.
+    """One saga. `ending` is how it will finish, as soon as that is decided; `plan` is its compensation, newest first.
 
     `workflow` is empty while nothing has started it: it is absent, or was cancelled before its start.
     """

@@ -1,4 +1,4 @@
-"""What the orchestrator tells Prometheus: how many processes are in which state. `stuck` above zero wants a person."""
+"""What the orchestrator tells Prometheus: how many sagas are in which state. `stuck` above zero wants a person."""
 
 import asyncio
 from typing import Final

@@ -8,7 +8,7 @@ from orchestrator.engine import History
 
 @dataclass(frozen=True, slots=True)
 class HistoryRow:
-    """One line of a process's history, and when it was written."""
+    """One line of a saga's history, and when it was written."""
 
     saga_id: str
     at: datetime
@@ -27,7 +27,7 @@ class ActVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What somebody asks of a process. Only `cancel` exists so far."""
+    """What somebody asks of a saga. Only `cancel` exists so far."""
 
     kind: str
     reason: str

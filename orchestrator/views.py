@@ -1,4 +1,4 @@
-"""A process as operators and partners see it. Pure: documents from an instance, its definition and its history."""
+"""A saga as operators and partners see it. Pure: documents from an instance, its definition and its history."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -32,7 +32,7 @@ def summary(instance: Instance) -> dict[str, Any]:
 
 
 def saga_document(workflow: Workflow | None, instance: Instance, history: Sequence[HistoryLine]) -> dict[str, Any]:
-    """Everything about one process (`tutti saga show --json`)."""
+    """Everything about one saga (`tutti saga show --json`)."""
     steps = [_step(instance, name, record) for name, record in instance.steps.items()]
     return {
         **summary(instance),
@@ -46,12 +46,12 @@ def saga_document(workflow: Workflow | None, instance: Instance, history: Sequen
             for at, kind, step, message_id, detail in history
         ],
         "waits_for": _waits(workflow, instance),
-        "time": _process_time(instance, steps),
+        "time": _saga_time(instance, steps),
     }
 
 
 def progress(workflow: Workflow | None, instance: Instance) -> dict[str, Any]:
-    """How far a process is, as ingress tells it to its partner."""
+    """How far a saga is, as ingress tells it to its partner."""
     waits = waits_for(workflow, instance) if workflow is not None else ()
     moments = [wait.by for wait in waits if wait.by is not None]
     steps = [
@@ -134,7 +134,7 @@ def _step_time(record: StepRecord) -> dict[str, int]:
     }
 
 
-def _process_time(instance: Instance, steps: Sequence[dict[str, Any]]) -> dict[str, int]:
+def _saga_time(instance: Instance, steps: Sequence[dict[str, Any]]) -> dict[str, int]:
     totals = {name: sum(step["time"][name] for step in steps) for name in _step_time(StepRecord())}
     return {"elapsed_ms": _elapsed_ms(instance.started_at, instance.finished_at), **totals}
 

@@ -1,4 +1,4 @@
-"""Processes in PostgreSQL, a batch at a time; their history; and the definitions that they are pinned to."""
+"""Sagas in PostgreSQL, a batch at a time; their history; and the definitions that they are pinned to."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -35,7 +35,7 @@ _LOCK_OR_INSERT = text("""
     SELECT saga_id, document FROM known UNION ALL SELECT saga_id, '{}' FROM made
 """)
 
-# The row of the process is the lock: an answer, a timer and an operator's act for one process queue up here, and each
+# The row of the saga is the lock: an answer, a timer and an operator's act for one saga queue up here, and each
 # sees what the one before it has left.
 _LOCK = text("""
     SELECT saga_id, CAST(document AS text) FROM workflow_instance
@@ -107,11 +107,11 @@ _OVERDUE = text("""
 """)
 
 
-class PostgresProcesses:
-    """Repository[str, Instance]. A process never heard of is absent.
+class PostgresSagas:
+    """Repository[str, Instance]. A saga never heard of is absent.
 
     Before the first use the definitions of the files are published. What the database has under a name and version is
-    what that version says, whatever a file says now: processes are running on it.
+    what that version says, whatever a file says now: sagas are running on it.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -174,12 +174,12 @@ class PostgresProcesses:
         try:
             self._catalogue.add(load(document, f"{name}/v{version}.yaml (published)"))
         except DefinitionError as error:
-            # A newer replica may have published words that this one has not learnt: its processes are left to it.
+            # A newer replica may have published words that this one has not learnt: its sagas are left to it.
             log.error("definition_not_understood", workflow=name, version=version, findings=str(error)[:2000])
 
 
 async def reconcile(connection: AsyncConnection) -> list[Finding]:
-    """Processes whose timer should have fired long ago. Reads only."""
+    """Sagas whose timer should have fired long ago. Reads only."""
     return [
         Finding(
             kind="unanswered",

@@ -1,4 +1,4 @@
-"""Inputs of a process that are rows: timers that are due, and what people ask for. The same loop handles them as messages."""
+"""Inputs of a saga that are rows: timers that are due, and what people ask for. The same loop handles them as messages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.envelope import Envelope
 from infra.chassis.service import Context, Decision, RowInput
-from orchestrator.handlers import Processes
+from orchestrator.handlers import Sagas
 from orchestrator.instance import Instance
 from orchestrator.ports import Act, ActVerdict
 
 # A timer that was decided and is due still was left to another replica. Long enough that those who cannot decide it cost
-# little, short enough that the one who can has it before anybody asks where the process is.
+# little, short enough that the one who can has it before anybody asks where the saga is.
 LOOK_AGAIN_SECONDS: Final = 10.0
 
 # The lease is committed before the row is used: a row that kills the process is counted, and another replica waits.
@@ -63,18 +63,18 @@ _SETTLE_ACTS = text("""
 
 @dataclass(frozen=True, slots=True)
 class DueTimer:
-    """A process whose next moment has come; `traceparent` continues its trace."""
+    """A saga whose next moment has come; `traceparent` continues its trace."""
 
     traceparent: str | None
 
 
 class Timers:
-    """RowSource[str, Instance, DueTimer]. Claimed without locking the process; the engine looks again under its lock."""
+    """RowSource[str, Instance, DueTimer]. Claimed without locking the saga; the engine looks again under its lock."""
 
     name = "timers"
 
-    def __init__(self, processes: Processes, lease_seconds: float) -> None:
-        self._processes = processes
+    def __init__(self, sagas: Sagas, lease_seconds: float) -> None:
+        self._sagas = sagas
         self._lease_seconds = lease_seconds
 
     async def claim(self, connection: AsyncConnection, limit: int) -> Sequence[RowInput[str, DueTimer]]:
@@ -82,7 +82,7 @@ class Timers:
         return [RowInput(id=f"timer:{saga}", key=saga, payload=DueTimer(trace), tries=tries) for saga, tries, trace in rows]
 
     def decide(self, row: RowInput[str, DueTimer], state: Instance, context: Context) -> Decision[Instance]:
-        return self._processes.timer(state, context)
+        return self._sagas.timer(state, context)
 
     def envelope(self, row: RowInput[str, DueTimer], now: datetime) -> Envelope:
         return Envelope(
@@ -97,7 +97,7 @@ class Timers:
         )
 
     def give_up(self, row: RowInput[str, DueTimer], state: Instance, error: str, context: Context) -> Decision[Instance]:
-        return self._processes.give_up(state, f"its timer cannot be dealt with: {error}", context)
+        return self._sagas.give_up(state, f"its timer cannot be dealt with: {error}", context)
 
     async def mark_done(self, connection: AsyncConnection, rows: Sequence[RowInput[str, DueTimer]]) -> None:
         await connection.execute(_SETTLE_TIMERS, {"sagas": sorted(row.key for row in rows), "again": LOOK_AGAIN_SECONDS})
@@ -108,8 +108,8 @@ class Acts:
 
     name = "acts"
 
-    def __init__(self, processes: Processes, lease_seconds: float) -> None:
-        self._processes = processes
+    def __init__(self, sagas: Sagas, lease_seconds: float) -> None:
+        self._sagas = sagas
         self._lease_seconds = lease_seconds
 
     async def claim(self, connection: AsyncConnection, limit: int) -> Sequence[RowInput[str, Act]]:
@@ -120,7 +120,7 @@ class Acts:
         ]
 
     def decide(self, row: RowInput[str, Act], state: Instance, context: Context) -> Decision[Instance]:
-        return self._processes.act(row.id, row.payload, state, context)
+        return self._sagas.act(row.id, row.payload, state, context)
 
     def envelope(self, row: RowInput[str, Act], now: datetime) -> Envelope:
         return Envelope(
@@ -135,7 +135,7 @@ class Acts:
 
     def give_up(self, row: RowInput[str, Act], state: Instance, error: str, context: Context) -> Decision[Instance]:
         refused = ActVerdict(row.id, context.now, accepted=False, detail=f"it cannot be dealt with: {error}"[:1000])
-        return self._processes.give_up(state, f"{row.payload.kind} cannot be dealt with: {error}", context, refused)
+        return self._sagas.give_up(state, f"{row.payload.kind} cannot be dealt with: {error}", context, refused)
 
     async def mark_done(self, connection: AsyncConnection, rows: Sequence[RowInput[str, Act]]) -> None:
         await connection.execute(_SETTLE_ACTS, {"acts": sorted(row.id for row in rows)})

@@ -53,7 +53,7 @@ class Reading:
         self._language = Language(frozenset({part.input, PROCESS, *self.names.values()}))
 
     def at_start(self) -> Scope:
-        """Before any step: the starting payload and the process."""
+        """Before any step: the starting payload and the saga."""
         return Scope({self._input: self.input_model, PROCESS: Process}, {})
 
     def at_step(self, step: str) -> Scope:
@@ -62,7 +62,7 @@ class Reading:
         return Scope(self._models(upstream, every_outcome=False), self._certain(upstream, forward=True))
 
     def at_end(self, end: str) -> Scope:
-        """Also all steps, as they may be when the process ends in this way."""
+        """Also all steps, as they may be when the saga ends in this way."""
         completed = end == "completed"
         everything = frozenset(self._graph.steps)
         return Scope(self._models(everything, every_outcome=not completed), self._certain(everything, forward=completed))

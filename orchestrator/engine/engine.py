@@ -1,4 +1,4 @@
-"""The engine: one pure function from a process and one input to the process after it, what to send, and what to remember.
+"""The engine: one pure function from a saga and one input to the saga after it, what to send, and what to remember.
 
                               every step done or skipped
       start ──> running ───────────────────────────────────────────────> completed
@@ -20,26 +20,27 @@ State. An `Instance` holds what was said to us (the starting payload, the first 
 each entry of the compensation plan stands. What is sent follows from that and from the definition alone, so a repetition
 says the same as the first time, and nothing that was sent needs to be stored.
 
-Algorithm. An input first changes the record that it concerns. Then the process takes every move that is possible now:
+Algorithm. An input first changes the record that it concerns. Then the saga takes every move that is possible now:
 forward, in an order in which a step comes after all that it waits for, so that one pass is enough; or backward, sending each
-undo whose followers are undone. Last, the next timer is computed from everything that waits.
+undo whose followers are undone. What a step makes of an input is said by its kind (`orchestrator/steps/`), what follows from
+that for the saga is said here. Last, the next timer is computed from everything that waits.
 
 Invariants.
- 1. A process is at rest (finished, or never begun) or has a timer armed, later than now. Running means that a step is in
-    flight, since a process in which nothing is in flight and nothing can be sent has all its steps settled, and ends.
+ 1. A saga is at rest (finished, or never begun) or has a timer armed, later than now. Running means that a step is in
+    flight, since a saga in which nothing is in flight and nothing can be sent has all its steps settled, and ends.
     Compensating means that an undo is in flight: the plan follows the acyclic order of the steps. Stuck means that an alert
     is armed. Each record in flight has a moment, and a timer input moves every moment that has passed; of a frozen
-    process only the alert's, since nothing else may move it.
+    saga only the alert's, since nothing else may move it.
  2. An operation has one identity however often it is sent: `saga:step`, the do and its undo alike. Each emission has a
     message id of its own.
  3. Nothing starts, and nothing is sent again, after unwinding has begun. There is no way from `compensating` to `running`.
  4. Once the pivot is settled nothing is undone. Loading a definition has made sure that no step beyond it can be refused,
     and that each step is before it or beyond it, never beside; so what is beyond it is repeated until it is done.
- 5. Finished and not completed means that every entry of the plan is undone. An entry that cannot be undone keeps the process
+ 5. Finished and not completed means that every entry of the plan is undone. An entry that cannot be undone keeps the saga
     stuck, with its owner's name, never failed.
  6. An end is announced once: the transition into a finished state emits its event, and nothing leaves a finished state. A
-    process that was cancelled before its start is announced by the start, which brings the names to announce it with.
- 7. An input that the process does not wait for changes nothing, and leaves a line of history. Which moves are legal, and why
+    saga that was cancelled before its start is announced by the start, which brings the names to announce it with.
+ 7. An input that the saga does not wait for changes nothing, and leaves a line of history. Which moves are legal, and why
     the others are not, is `moves.py`: a table of the steps and one of the undos, in which this code looks.
 
 Why undoing in flight is right. A step that was sent and not answered has an unknown outcome. Its undo is sent without
@@ -51,14 +52,14 @@ Order of undoing. Dependence, not the clock, decides what is newest: the undo of
 it are undone. Steps without dependence are undone together. A step in flight has no followers yet, so it is undone at once.
 
 The pivot. While it is in flight its answer decides: everything before it is settled, and nothing else runs. A cancellation
-then waits. Done means that the cancellation came too late; refused, or timed out, means that the process unwinds as
+then waits. Done means that the cancellation came too late; refused, or timed out, means that the saga unwinds as
 cancelled, and the pivot, whose outcome is unknown after a timeout, is undone too. With a cancellation waiting it is not sent
 a second time: each further attempt would only delay what was asked for.
 
 Expressions that fail. `when` and `with` are checked when a definition is loaded, so a failure here is a value that the
 types allow and the mapping did not expect. It would fail again the same way, so nothing is retried. Before the pivot the
-step is `failed` and the process unwinds to a definite end. Beyond the pivot, in an undo, or in the mapping of an end there
-is no safe move left: the process is stuck with an owner, everything that it knows is kept, and the reason is named.
+step is `failed` and the saga unwinds to a definite end. Beyond the pivot, in an undo, or in the mapping of an end there
+is no safe move left: the saga is stuck with an owner, everything that it knows is kept, and the reason is named.
 
 Crash points. There are none here: the loop stores the new instance, the history and the messages in one transaction, and
 acknowledges the input after it. A crash before the commit repeats the call with the same instance; one after it finds the

@@ -38,7 +38,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """The process after an input. `accepted` is False when it did not wait for it; `instance` is then the very same object."""
+    """The saga after an input. `accepted` is False when it did not wait for it; `instance` is then the very same object."""
 
     instance: Instance
     messages: tuple[Outgoing, ...] = ()

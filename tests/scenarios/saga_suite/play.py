@@ -9,7 +9,6 @@ from pathlib import Path
 from orchestrator.definition import load_all
 from orchestrator.engine import Advance, Answer, Cancel, Input, Limits, Outgoing, Started, TimerDue, advance, waits_for
 from orchestrator.instance import AT_REST, FINISHED, Instance, State
-from orchestrator.names import Names
 from orchestrator.patience import Retry
 from orchestrator.steps.step import REFUSED, Step
 from orchestrator.workflow import Workflow
@@ -204,7 +203,3 @@ def wire_name_for(answers: Mapping[str, str], outcome: str) -> str:
 
 def can(answers: object, outcome: str) -> bool:
     return isinstance(answers, dict) and outcome in answers.values()
-
-
-def names_of(payload: dict[str, object]) -> Names:
-    return Names(payload)  # type: ignore[arg-type]  # tests write plain dicts

@@ -13,11 +13,13 @@ from hypothesis.stateful import (
 )
 
 from orchestrator.engine import Answer, DeadLettered, Outgoing, Started, TimerDue, freeze
-from orchestrator.instance import AT_REST, FINISHED, IN_FLIGHT, State, UndoState
+from orchestrator.instance import AT_REST, FINISHED, State, StepState, UndoState
 from orchestrator.steps.step import REFUSED
 from orchestrator.workflow import Workflow
 from tests.scenarios.saga_suite.play import WORKFLOWS, Play
 from tests.scenarios.saga_suite.samples import SAMPLES
+
+IN_FLIGHT = (StepState.SENT, StepState.BACKOFF)
 
 
 class Machine(RuleBasedStateMachine):
