@@ -1,6 +1,7 @@
 """The engine: what follows from one input to one saga. Read `engine.py` first; it opens with its picture and its argument."""
 
-from orchestrator.engine.engine import advance, cancel_before_start, cancellable, freeze, ignored
+from orchestrator.engine.cancelling import cancel_before_start, cancellable
+from orchestrator.engine.engine import advance, freeze, ignored
 from orchestrator.engine.outputs import Advance, History, Outgoing
 from orchestrator.engine.waiting import waits_for
 from orchestrator.inputs import Answer, Cancel, DeadLettered, Input, Started, TimerDue

@@ -66,23 +66,21 @@ acknowledges the input after it. A crash before the commit repeats the call with
 input in the inbox, or the timer moved.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from pydantic import JsonValue
 
-from orchestrator.engine import backward, forward
-from orchestrator.engine.moves import STEP, UNDO, Move, StepInput, UndoInput
+from orchestrator.engine import backward, cancelling, forward
+from orchestrator.engine.moves import STEP, UNDO, StepInput, UndoInput
 from orchestrator.engine.outputs import Advance, History
-from orchestrator.engine.reasons import DETAIL_LENGTH_MAX, reason
+from orchestrator.engine.reasons import DETAIL_LENGTH_MAX
 from orchestrator.engine.turn import Turn
 from orchestrator.inputs import Answer, Cancel, DeadLettered, Input, Started, TimerDue
 from orchestrator.instance import (
     AT_REST,
-    FINISHED,
-    Cancellation,
     Instance,
     State,
     StepRecord,
@@ -90,7 +88,6 @@ from orchestrator.instance import (
     Stuck,
 )
 from orchestrator.patience import Limits
-from orchestrator.steps.step import Step
 from orchestrator.workflow import Workflow
 
 _DEFAULT_LIMITS: Final = Limits()
@@ -123,27 +120,6 @@ def advance(
     return result
 
 
-def cancel_before_start(instance: Instance, event: Cancel, *, now: datetime) -> Advance:
-    """A cancellation that overtook its start: the start will find a cancelled saga, and announce it."""
-    assert instance.state is State.ABSENT
-    cancelled = replace(
-        instance,
-        state=State.CANCELLED,
-        ending=State.CANCELLED,
-        finished_at=now,
-        reasons=(reason("cancelled", event.reason),),
-        cancellation=Cancellation(event.reason, event.actor, now),
-    )
-    detail: dict[str, JsonValue] = {"reason": event.reason, "actor": event.actor}
-    return Advance(
-        cancelled,
-        history=(
-            History("cancel-requested", detail=detail),
-            History("finished", detail={"state": "cancelled"}),
-        ),
-    )
-
-
 def ignored(instance: Instance, event: Input, problem: str) -> Advance:
     """Nothing but a line of history: for an input that is not waited for, and for a saga that no workflow is known for."""
     match event:
@@ -174,13 +150,6 @@ def freeze(instance: Instance, reason: str, *, now: datetime, limits: Limits = _
     return Advance(replace(instance, state=State.STUCK, stuck=stuck, next_timer_at=alert_at), history=(line,))
 
 
-def cancellable(workflow: Workflow, instance: Instance) -> bool:
-    """Whether a cancellation would be accepted now: not when the saga is finished, frozen, or past its pivot."""
-    if instance.state in FINISHED or (instance.stuck is not None and instance.stuck.frozen):
-        return False
-    return instance.state is not State.RUNNING or isinstance(_when_cancelled(workflow.pivot, instance.steps), Move)
-
-
 def _take(turn: Turn, event: Input) -> str | None:
     """Changes the record that the input concerns. Otherwise says why the saga does not wait for it."""
     match event:
@@ -193,7 +162,7 @@ def _take(turn: Turn, event: Input) -> str | None:
         case DeadLettered():
             return _dead_lettered(turn, event)
         case Cancel():
-            return _cancel(turn, event)
+            return cancelling.cancel(turn, event)
 
 
 def _progress(turn: Turn) -> None:
@@ -270,39 +239,3 @@ def _dead_lettered(turn: Turn, event: DeadLettered) -> str | None:
         type=event.wire_name,
     )
     return None
-
-
-def _cancel(turn: Turn, event: Cancel) -> str | None:
-    problem = turn.not_moving()
-    if problem is not None:
-        return problem
-    if turn.state is not State.RUNNING:
-        turn.log(
-            "cancel-requested",
-            actor=event.actor,
-            reason=event.reason,
-            note="it is being taken back already",
-        )
-        return None
-    pivot = turn.workflow.pivot
-    move = _when_cancelled(pivot, turn.steps)
-    if isinstance(move, str):
-        return move
-    if turn.cancellation is not None:
-        turn.log("cancel-requested", actor=event.actor, reason=event.reason, note="it was asked for before")
-        return None
-    turn.cancellation = Cancellation(event.reason, event.actor, turn.now)
-    turn.because(reason("cancelled", event.reason))
-    turn.log("cancel-requested", actor=event.actor, reason=event.reason)
-    if move is Move.UNWIND:
-        backward.unwind(turn, State.CANCELLED)
-    elif move is Move.ASK:
-        assert pivot is not None
-        forward.conclude(turn, pivot, pivot.due(turn))
-    return None
-
-
-def _when_cancelled(pivot: Step | None, steps: Mapping[str, StepRecord]) -> Move | str:
-    if pivot is None or pivot.id not in steps:
-        return Move.UNWIND
-    return STEP[StepInput.CANCELLING][steps[pivot.id].state]
