@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from dlq_tools.adapters.postgres import PostgresDeadLetters
+from dlq_tools.adapters.letters import PostgresDeadLetters
 from dlq_tools.domain import DeadLetter, HistoryEntry, ReplayEnd, State
 from sqlalchemy.ext.asyncio import AsyncEngine
 

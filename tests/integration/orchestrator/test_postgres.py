@@ -1,4 +1,4 @@
-"""Processes in PostgreSQL."""
+"""Sagas in PostgreSQL."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from orchestrator.adapters.postgres import PostgresProcesses
+from orchestrator.adapters.postgres import PostgresSagas
 from orchestrator.catalogue import Catalogue
 from orchestrator.definition import load_all
 from orchestrator.engine import History
@@ -20,7 +20,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 class TestProcesses(InsertingPromises):
-    repository = PostgresProcesses(Catalogue(load_all()))
+    repository = PostgresSagas(Catalogue(load_all()))
 
     def keys(self, count: int, mark: str) -> list[str]:
         return [f"{mark}-{number:02}" for number in range(count)]
