@@ -1,21 +1,27 @@
 """Creates and upgrades the schema of each service: one schema, one role, no access across.
 
 The job runs as the owner (the administrator's URL); services run as roles that may read and write rows, nothing else.
-Running it again changes nothing. Each service has two lines of migrations: the chassis' and its own.
+Running it again changes nothing. Each service has two lines of migrations: the chassis' and its own. What of them is applied while
+processes of the last release still run, and what only afterwards, is said in phases.py.
 """
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from infra.chassis.phases import Phase, due
+
 CHASSIS = Path(__file__).parent
+VERSION_TABLE = "alembic_version"  # As alembic/env.py says.
 # What a role may wait for: a session of a service never holds a lock for minutes because somebody forgot it.
 ROLE_SETTINGS = {
     "statement_timeout": "15s",
@@ -47,17 +53,24 @@ def append_only(package: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(table for some in tables for table in some))
 
 
-async def upgrade(admin_url: str, service: str, package: str, *, password: str | None = None) -> None:
-    """Creates the service's role (where a password is given) and schema, and brings its tables to the newest version."""
+async def upgrade(
+    admin_url: str, service: str, package: str, *, password: str | None = None, phase: Phase = Phase.POST
+) -> tuple[str, ...]:
+    """Creates the service's role (where a password is given) and schema, and applies the migrations that are due in this phase.
+
+    Returns the names of those that are left for the post phase. Raises PhaseError, with nothing changed, when a migration's name or
+    place forbids it.
+    """
     engine = create_async_engine(async_url(admin_url))
     try:
         async with engine.begin() as connection:
             # Two jobs at the same time would both try to create the role.
             await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('tutti schema'))"))
             await connection.run_sync(_prepare, service, password)
-            await connection.run_sync(_migrate, service, package)
+            left = await connection.run_sync(_migrate, service, package, phase)
             if password is not None:
                 await connection.run_sync(_grant, service, append_only(package))
+            return left
     finally:
         await engine.dispose()
 
@@ -78,7 +91,7 @@ def _prepare(connection: Connection, service: str, password: str | None) -> None
     connection.execute(text(f"ALTER ROLE {quoted} SET search_path = {quoted}"))
 
 
-def _migrate(connection: Connection, service: str, package: str) -> None:
+def _migrate(connection: Connection, service: str, package: str, phase: Phase) -> tuple[str, ...]:
     quoted = connection.dialect.identifier_preparer.quote(service)
     connection.execute(text(f"SET LOCAL search_path = {quoted}"))
     own = migrations_of(package)
@@ -87,7 +100,29 @@ def _migrate(connection: Connection, service: str, package: str) -> None:
     config.set_main_option("path_separator", "newline")
     config.set_main_option("version_locations", "\n".join(str(path) for path in (CHASSIS / "migrations", own) if path))
     config.attributes["connection"] = connection
-    command.upgrade(config, "heads")
+    scripts = ScriptDirectory.from_config(config)
+    applied = _applied(connection, scripts)
+    left: list[str] = []
+    for line in _lines(scripts):
+        names = [Path(script.path).stem for script in line]
+        known = sum(script.revision in applied for script in line)
+        now = due(names, known, phase)
+        left += names[known + len(now) :]
+        if now:
+            command.upgrade(config, line[known + len(now) - 1].revision)
+    return tuple(left)
+
+
+def _applied(connection: Connection, scripts: ScriptDirectory) -> set[str]:
+    """Every revision that the schema has. A line's newest stands in its version table; those before it follow."""
+    heads = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_heads()
+    return {script.revision for head in heads for script in scripts.iterate_revisions(head, "base")}
+
+
+def _lines(scripts: ScriptDirectory) -> Iterator[list[Script]]:
+    """Each line of migrations, oldest first."""
+    for head in scripts.get_heads():
+        yield list(scripts.iterate_revisions(head, "base"))[::-1]
 
 
 def _grant(connection: Connection, service: str, append_only: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from contracts.registry import SYSTEMS
 from infra.broker import topology
+from infra.chassis.phases import Phase
 from infra.chassis.schema import upgrade
 from infra.stack.local import sample
 from infra.stack.local.home import Home, TakenPort
@@ -59,7 +60,8 @@ async def _install(home: Home, prepared: PreparedServers) -> None:
     await asyncio.to_thread(topology.apply, prepared.broker.management_url or "", document, administrator=parts.username)
     for service, package in PACKAGES.items():
         password = home.secret(f"database {service}")
-        await upgrade(prepared.database.url, service, package, password=password)
+        # The supervisor has ended whatever an earlier release left behind in this home, so that nothing is kept for afterwards.
+        await upgrade(prepared.database.url, service, package, password=password, phase=Phase.POST)
 
 
 def _vhost(broker_url: str) -> str:
