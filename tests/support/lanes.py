@@ -19,6 +19,7 @@ LONG: Final = (
     "tests/faults",
     "tests/scenarios",
     "tests/faults/test_mutations.py",
+    "tests/integration/upgrade/test_upgrade.py",
     "tests/integration/test_compose.py",
     "tests/integration/test_local_stack.py",
     "tests/integration/chassis/test_crashes.py",
