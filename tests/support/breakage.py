@@ -60,7 +60,7 @@ async def kill(platform: Platform, name: str, history: History) -> None:
 
 
 @asynccontextmanager
-async def frozen(platform: Platform, name: str, history: History) -> AsyncIterator[None]:
+async def frozen(platform: Platform, name: str, history: History | None = None) -> AsyncIterator[None]:
     """SIGSTOP for the length of the block: it neither works nor says that it does not."""
     pid = int(row(platform, name)["pid"])
     os.kill(pid, signal.SIGSTOP)
@@ -68,7 +68,8 @@ async def frozen(platform: Platform, name: str, history: History) -> AsyncIterat
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
-    history.fault(f"froze {name}")
+    if history is not None:
+        history.fault(f"froze {name}")
 
 
 @dataclass(frozen=True, slots=True)
