@@ -77,11 +77,13 @@ async def test_a_filter_that_is_none_is_wrong_usage(platform: Platform) -> None:
     assert (code, json.loads(out)["exit_code"]) == (USAGE, USAGE), err
 
 
-async def test_an_order_that_is_wrong_is_answered_with_each_place(platform: Platform, tmp_path: Path) -> None:
-    wrong = tmp_path / "wrong.json"
-    wrong.write_text('{"order_number": 1}')
+async def test_an_order_that_is_wrong_is_answered_with_each_place(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wrong.json").write_text('{"order_number": 1}')
+    monkeypatch.chdir(tmp_path)
 
-    code, out, _ = await platform.run("tutti", "order", "submit", str(wrong))
+    code, out, _ = await platform.run("tutti", "order", "submit", "wrong.json")
 
     assert code == SOME_FAILED
     assert "/order_number: " in out
