@@ -120,7 +120,8 @@ async def test_nothing_stops_the_collector(system: System, name: str, message: O
         await system.publish("orchestrator", sane)
         found = await wait_until(system.letters, lambda letters: len(letters) == 2)
         bodies = [await system.letter_body(letter["id"]) for letter in found]
-        assert await ready_in(system, "orchestrator.events.dead") == 0
+        # Acknowledged after the commit that made them visible.
+        await wait_until(lambda: ready_in(system, "orchestrator.events.dead"), lambda left: left == 0)
 
     assert sorted(bodies) == sorted([message.body, b"sane"]), name
 
