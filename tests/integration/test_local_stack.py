@@ -25,7 +25,6 @@ from infra.stack.local.home import Home, open_home
 from infra.stack.local.leftovers import leftovers
 from infra.stack.local.servers import Servers, management_url_of, prepare_servers, start_servers
 from infra.stack.local.stack import down, reset, status
-from tests.support.guard import guarded
 from tests.support.servers import private_servers, store_queue_names
 from tests.support.waiting import wait_until
 
@@ -38,14 +37,6 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     closed.chmod(0o700)
     with private_servers(closed / "home") as servers:
         yield servers
-    assert leftovers(servers.home) == []
-
-
-@pytest.fixture
-def guarded_home(tmp_path: Path) -> Iterator[Path]:
-    """Where a test starts a pair of its own."""
-    with guarded(tmp_path / "home"):
-        yield tmp_path / "home"
 
 
 def findings(home: Home) -> dict[str, Finding]:
@@ -154,42 +145,43 @@ async def test_the_doctor_knows_our_own_ports_and_finds_nothing_wrong(private: S
     assert found["supervisor"].detail.endswith(str(private.detached.process.pid))
 
 
-async def test_a_pair_that_lost_everything_by_kill_leaves_nothing_and_starts_again(guarded_home: Path) -> None:
-    servers = await start_servers(guarded_home)
-    home = servers.home
-    broker_port = urlsplit(servers.broker_admin_url).port
-    victims = (servers.detached.process.pid, servers.broker_pid, servers.database_pid)
+# The last two take the pair away that all tests above have used.
+
+
+async def test_a_pair_that_lost_everything_by_kill_leaves_nothing_and_starts_again(private: Servers) -> None:
+    home = private.home
+    victims = (private.detached.process.pid, private.broker_pid, private.database_pid)
     for victim in victims:
         assert victim is not None
         os.kill(victim, signal.SIGKILL)
-    servers.detached.process.wait()
+    private.detached.process.wait()
     assert status(home)["state"] == "down"
     assert not findings(home)["supervisor"].ok
     assert findings(home)["supervisor"].remedy == "tutti down"
 
     again = await start_servers(home.path)
-    assert urlsplit(again.broker_admin_url).port == broker_port
-    assert again.broker_admin_url == servers.broker_admin_url
-    await again.stop()
+    assert urlsplit(again.broker_admin_url).port == urlsplit(private.broker_admin_url).port
+    assert again.broker_admin_url == private.broker_admin_url
+
+
+async def test_a_postgres_without_its_supervisor_is_recognised_and_ended(private: Servers) -> None:
+    home = private.home
+    found = home.supervisor()
+    assert found is not None
+    supervisor, postmaster = psutil.Process(found.pid), psutil.Process(private.database_pid)
+    # Stopped, it cannot follow the kernel's request to end with its parent.
+    postmaster.suspend()
+    supervisor.kill()
+    supervisor.wait()
+    try:
+        assert postmaster.pid in {process.pid for process in leftovers(home)}
+        assert str(postmaster.pid) in findings(home)["orphans"].detail
+    finally:
+        down(home)
     assert leftovers(home) == []
 
     reset(home)
     assert list(home.path.iterdir()) == []
-
-
-async def test_a_postgres_without_its_supervisor_is_recognised_and_ended(guarded_home: Path) -> None:
-    servers = await start_servers(guarded_home)
-    postmaster = psutil.Process(servers.database_pid)
-    # Stopped, it cannot follow the kernel's request to end with its parent.
-    postmaster.suspend()
-    servers.detached.process.kill()
-    servers.detached.process.wait()
-    try:
-        assert postmaster.pid in {process.pid for process in leftovers(servers.home)}
-        assert str(postmaster.pid) in findings(servers.home)["orphans"].detail
-    finally:
-        down(servers.home)
-    assert leftovers(servers.home) == []
 
 
 async def test_given_servers_are_used_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ import pytest
 from yarl import URL
 
 from infra.stack.local.home import Home, open_home
+from infra.stack.local.leftovers import leftovers
 from infra.stack.local.servers import Servers, start_servers
 from infra.stack.local.stack import status
 from tests.support.guard import guarded
@@ -135,13 +136,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServers]:
 
 @contextmanager
 def private_servers(home: Path) -> Iterator[Servers]:
-    """A pair for the length of the block, which may do with it what it likes."""
+    """A pair for the length of the block, which may do with it what it likes. Nothing of it is left afterwards."""
     with guarded(home):
         private = asyncio.run(start_servers(home))
         try:
             yield private
         finally:
             asyncio.run(private.stop())
+            assert leftovers(private.home) == []
 
 
 @pytest.fixture
