@@ -20,6 +20,8 @@ $(VENV)/.complete: requirements-dev.lock pyproject.toml
 demo: setup ## Run real orders through a private stack, break it, repair it (KEEP=1 leaves it running)
 	@$(BIN)/python -m infra.stack.demo
 
+# Some hundred processes would otherwise compile the same sources, each anew.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: setup check ## Everything the project promises, checked
 	@$(BIN)/python -m pytest -n $(LANES)
 

@@ -1,4 +1,4 @@
-"""What all tests share: the real broker and database (servers.py), a whole platform (platform.py), and how they are shared out (lanes.py)."""
+"""What all tests share: the real broker and database (servers.py), and how they are shared out (lanes.py)."""
 
 import signal
 from typing import Any, NoReturn
@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.lanes import Lanes, rank_of
 
-pytest_plugins = ["tests.support.servers", "tests.support.platform"]
+pytest_plugins = ["tests.support.servers"]
 
 
 def pytest_configure() -> None:

@@ -41,7 +41,7 @@ def history(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[History]
     print(f"{request.node.name}: {kept.summary()}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """One platform for the fault tests, which break it and leave it whole. TUTTI_TEST_FRAGILE names a running one's home."""
     given = os.environ.get("TUTTI_TEST_FRAGILE")

@@ -1,14 +1,29 @@
 """What an outsider needs: a partner's HTTP client, ears on the broker, and the carrier that can be told to misbehave."""
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from infra.stack.local.home import open_home
 from tests.support.outsider import Ear, listening
-from tests.support.platform import Platform
+from tests.support.platform import Platform, started
+
+
+@pytest.fixture(scope="package")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """One platform for all scenarios, and no longer than they last; nobody may kill anything in it. TUTTI_TEST_PLATFORM names a running one's home."""
+    given = os.environ.get("TUTTI_TEST_PLATFORM")
+    if given:
+        home = open_home(Path(given))
+        yield Platform(home, home.addresses())
+        return
+    with started(tmp_path_factory.mktemp("platform")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A whole platform as fixtures: started as a user would, in a home of its own, stopped without a trace."""
+"""A whole platform: started as a user would, in a home of its own, stopped without a trace."""
 
 import asyncio
 import os
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import pytest
 
 from infra.stack.local import stack
 from infra.stack.local.home import Home, open_home
@@ -80,15 +79,3 @@ def started(path: Path, *flags: str, env: dict[str, str] | None = None) -> Itera
         finally:
             stack.down(home)
             detached.process.wait(timeout=60)
-
-
-@pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """One platform for all scenario tests of a session; nobody may kill anything in it. TUTTI_TEST_PLATFORM names a running one's home."""
-    given = os.environ.get("TUTTI_TEST_PLATFORM")
-    if given:
-        home = open_home(Path(given))
-        yield Platform(home, home.addresses())
-        return
-    with started(tmp_path_factory.mktemp("platform")) as running:
-        yield running
