@@ -56,7 +56,7 @@ class StepState(StrEnum):
 
 
 # States that let what comes after a step begin.
-SETTLED: Final = frozenset({StepState.DONE, StepState.SKIPPED})
+OVER: Final = frozenset({StepState.DONE, StepState.SKIPPED})
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
     ingress.events.dead ───┤ one channel ──> batch ──> one transaction (failures, history, news for the orchestrator) ──> acknowledge
     ... ───────────────────┘                     └─ some row's data are at fault: one by one, the culprit without its record
 
-Acknowledging "multiple" settles everything on the channel up to a tag, from all queues: therefore tags are taken strictly in order,
+Acknowledging "multiple" takes everything on the channel up to a tag, from all queues: therefore tags are taken strictly in order,
 without a gap. A crash between commit and acknowledgement brings the messages again, and their keys are known then. Nothing is parsed
 but headers, by functions that accept anything (letters.py).
 """
@@ -136,7 +136,7 @@ class Collector:
                 await self._stop_or_arrival(intake, next_probe - time.monotonic())
 
     async def _acknowledge(self, channel: AbstractChannel, tag: int) -> None:
-        """Settles the delivery and all before it."""
+        """Acknowledges the delivery and all before it."""
         with library_failures():
             underlay = await channel.get_underlay_channel()
             await underlay.basic_ack(tag, multiple=True)

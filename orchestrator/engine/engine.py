@@ -27,14 +27,14 @@ that for the saga is said here. Last, the next timer is computed from everything
 
 Invariants.
  1. A saga is at rest (finished, or never begun) or has a timer armed, later than now. Running means that a step is in
-    flight, since a saga in which nothing is in flight and nothing can be sent has all its steps settled, and ends.
+    flight, since a saga in which nothing is in flight and nothing can be sent has all its steps over, and ends.
     Compensating means that an undo is in flight: the plan follows the acyclic order of the steps. Stuck means that an alert
     is armed. Each record in flight has a moment, and a timer input moves every moment that has passed; of a frozen
     saga only the alert's, since nothing else may move it.
  2. An operation has one identity however often it is sent: `saga:step`, the do and its undo alike. Each emission has a
     message id of its own.
  3. Nothing starts, and nothing is sent again, after unwinding has begun. There is no way from `compensating` to `running`.
- 4. Once the pivot is settled nothing is undone. Loading a definition has made sure that no step beyond it can be refused,
+ 4. Once the pivot is over nothing is undone. Loading a definition has made sure that no step beyond it can be refused,
     and that each step is before it or beyond it, never beside; so what is beyond it is repeated until it is done.
  5. Finished and not completed means that every entry of the plan is undone. An entry that cannot be undone keeps the saga
     stuck, with its owner's name, never failed.
@@ -51,7 +51,7 @@ A step that was answered with a refusal has done nothing and is left alone.
 Order of undoing. Dependence, not the clock, decides what is newest: the undo of a step waits until the steps that came after
 it are undone. Steps without dependence are undone together. A step in flight has no followers yet, so it is undone at once.
 
-The pivot. While it is in flight its answer decides: everything before it is settled, and nothing else runs. A cancellation
+The pivot. While it is in flight its answer decides: everything before it is over, and nothing else runs. A cancellation
 then waits. Done means that the cancellation came too late; refused, or timed out, means that the saga unwinds as
 cancelled, and the pivot, whose outcome is unknown after a timeout, is undone too. With a cancellation waiting it is not sent
 a second time: each further attempt would only delay what was asked for.

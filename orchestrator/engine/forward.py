@@ -1,4 +1,4 @@
-"""Forward: steps begin as soon as all that they wait for is settled, and each is settled in its turn, or given up."""
+"""Forward: steps begin as soon as all that they wait for is over, and each is over in its turn, or given up."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from orchestrator.engine.moves import STEP, Move, StepInput
 from orchestrator.engine.reasons import reason, reasons_of
 from orchestrator.engine.turn import Turn
 from orchestrator.inputs import Answer
-from orchestrator.instance import SETTLED, State, StepRecord, StepState
+from orchestrator.instance import OVER, State, StepRecord, StepState
 from orchestrator.names import EvaluationError
 from orchestrator.steps.step import REFUSED, GivenUp, Step, Verdict
 
@@ -17,16 +17,16 @@ _DUE = STEP[StepInput.DUE]
 
 
 def proceed(turn: Turn) -> None:
-    """Begins every step that can begin now; ends the saga when all are settled."""
+    """Begins every step that can begin now; ends the saga when all are over."""
     for step in turn.workflow.steps:
         if _AT_ITS_TURN[turn.steps[step.id].state] is not Move.BEGIN:
             continue
-        if any(turn.steps[earlier].state not in SETTLED for earlier in step.after):
+        if any(turn.steps[earlier].state not in OVER for earlier in step.after):
             continue
         _begin(turn, step)
         if turn.state is not State.RUNNING:
             return
-    if all(record.state in SETTLED for record in turn.steps.values()):
+    if all(record.state in OVER for record in turn.steps.values()):
         turn.end(State.COMPLETED)
 
 
@@ -57,7 +57,7 @@ def conclude(turn: Turn, step: Step, verdict: Verdict, answer: Answer | None = N
     if isinstance(verdict, GivenUp):
         _give_up(turn, step, verdict)
     elif verdict is not None:
-        _settle(turn, step, verdict, answer)
+        _finish(turn, step, verdict, answer)
 
 
 def _begin(turn: Turn, step: Step) -> None:
@@ -73,7 +73,7 @@ def _begin(turn: Turn, step: Step) -> None:
     conclude(turn, step, verdict)
 
 
-def _settle(turn: Turn, step: Step, outcome: str, answer: Answer | None) -> None:
+def _finish(turn: Turn, step: Step, outcome: str, answer: Answer | None) -> None:
     state = StepState.REFUSED if outcome == REFUSED else StepState.DONE
     record = turn.steps[step.id]
     if answer is None:

@@ -16,7 +16,7 @@ class StepInput(Enum):
     """What can happen to a step."""
 
     TURN = auto()
-    """All that it waits for is settled."""
+    """All that it waits for is over."""
     ANSWER = auto()
     """Its owner answers, and the saga is running."""
     LATE_ANSWER = auto()

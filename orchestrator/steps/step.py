@@ -29,7 +29,7 @@ class GivenUp:
     detail: str
 
 
-# What a step made of an input: it is settled with this outcome; it is given up; or, None, it goes on waiting.
+# What a step made of an input: it is over with this outcome; it is given up; or, None, it goes on waiting.
 Verdict = str | GivenUp | None
 
 
@@ -100,7 +100,7 @@ class Step(ABC):
         return self.answers[answer.wire_name]
 
     def due(self, draft: Draft) -> Verdict:
-        """The moment that it set itself has come. Whatever is not settled afterwards has another moment."""
+        """The moment that it set itself has come. A step that is not over afterwards has another moment."""
         raise NotImplementedError(f"{self.id} sets itself no moment")
 
     def is_asked_by(self, wire_name: str) -> bool:
