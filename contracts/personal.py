@@ -37,7 +37,18 @@ class PersonalFields:
     def hides(self, name: str, value: object) -> bool:
         """Whether the value under this name is personal. A list is asked for item by item."""
         known = name.lower()
-        return (known in self.whole and value is not None) or (known in self.texts and isinstance(value, str))
+        return any(
+            (one in self.whole and value is not None) or (one in self.texts and isinstance(value, str))
+            for one in (known, *_unqualified(known))
+        )
+
+
+def _unqualified(name: str) -> Iterator[str]:
+    """`postal_code` and `code` of `delivery_postal_code`. Of a qualified `name` nothing: a queue and a thread have names too."""
+    _, _, rest = name.partition("_")
+    while rest and rest != "name":
+        yield rest
+        _, _, rest = rest.partition("_")
 
 
 @cache

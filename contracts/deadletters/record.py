@@ -224,9 +224,19 @@ def _original(value: object, unreadable: set[str]) -> Original:
         routing_key=fields.text("routing_key"),
         deliveries=fields.count("deliveries"),
         headers=fields.table("headers"),
-        headers_cut=fields.text_or_none("headers_cut"),
-        more=printable_headers({name: found for name, found in document.items() if name not in Original.__slots__}),
+        headers_cut=_headers_cut(document, fields),
+        more=printable_headers({name: found for name, found in document.items() if name not in _WRITTEN}),
     )
+
+
+def _headers_cut(document: Mapping[str, Any], fields: Fields) -> str | None:
+    """Why the headers are not here. A reason that is no text is one all the same: the letter must not go out without headers."""
+    why = fields.text_or_none("headers_cut")
+    return NOT_KNOWN if why is None and document.get("headers_cut") is not None else why
+
+
+# `more` is no name of the wire: one day it may be.
+_WRITTEN: Final = frozenset(Original.__slots__) - {"more"}
 
 
 def _written(moment: datetime | None) -> str | None:

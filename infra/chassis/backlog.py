@@ -61,7 +61,7 @@ class Backlog:
 
     def is_read(self, now: float, waiting: int) -> bool:
         """Whether rows may be taken now. `waiting` messages have been delivered and not been handled."""
-        if self.notice_pause(now) or not self.connected or now - self._since < AFTER_START_SECONDS:
+        if not self.connected or now - self._since < AFTER_START_SECONDS:
             return False
         if not self._complete:
             # The broker has counted ready messages only: those that it had delivered, and we had not handled, come on top.

@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 class Committing:
-    """The transactions of one loop. `after_commit` is told of each as soon as it is committed; it must not raise."""
+    """The transactions of one loop. `after_commit` is told of each as soon as it is committed; what it raises ends the loop."""
 
     def __init__(
         self, workplace: Workplace, engine: AsyncEngine, patience: Patience, after_commit: Callable[[BatchResult], None]
@@ -44,33 +44,39 @@ class Committing:
     async def commit(self, inputs: Inputs) -> None:
         """Returns when every input has left its trace in the database. During an outage that takes as long as the outage."""
         try:
-            await self._patience.run(lambda: self.transaction(inputs))
+            result = await self._patience.run(lambda: self.transaction(inputs))
         except Exception as error:
             TROUBLE.labels(*self._labels, "one-by-one").inc()
             log.warning("batch_failed", queue=self._workplace.queue, inputs=len(inputs), exc_info=error)
             for one in inputs.singly():
                 await self._commit_alone(one)
+        else:
+            # Out of reach of the retries: what is committed is not tried again because somebody who hears of it raises.
+            self._after_commit(result)
 
     async def _commit_alone(self, one: Inputs) -> None:
         try:
-            await self._patience.run(lambda: self.transaction(one))
+            result = await self._patience.run(lambda: self.transaction(one))
         except Exception as error:  # noqa: BLE001 - as above: now it is known whose data it is
             failure = cause_of(error)
-            if one.arrivals:
-                one.arrivals[0].failure = failure
-                await self._patience.run(lambda: self.transaction(one))
-            else:
+            if not one.arrivals:
                 self._log_row("row_failed", one, error)
                 await self._give_up(one, failure)
+                return
+            one.arrivals[0].failure = failure
+            result = await self._patience.run(lambda: self.transaction(one))
+        self._after_commit(result)
 
     async def _give_up(self, one: Inputs, failure: Failure) -> None:
         # A conclusion that is refused needs no states, and loading them may be what fails. A row's `give_up` does need its state.
         workplace = self._workplace
         batch = BatchTransaction(workplace.consuming(refusing(workplace.consumer, failure))) if one.concluding else self._batch
         try:
-            await self._patience.run(lambda: self.transaction(refused(one, failure), batch))
+            result = await self._patience.run(lambda: self.transaction(refused(one, failure), batch))
         except Exception as error:  # noqa: BLE001 - even this cannot be stored: the row is due again when its lease ends, and it is said each time
             self._log_row("row_not_given_up", one, error)
+        else:
+            self._after_commit(result)
 
     def _log_row(self, event: str, one: Inputs, error: Exception) -> None:
         log.error(
@@ -81,7 +87,7 @@ class Committing:
             exc_info=error,
         )
 
-    async def transaction(self, inputs: Inputs, batch: BatchTransaction | None = None) -> None:
+    async def transaction(self, inputs: Inputs, batch: BatchTransaction | None = None) -> BatchResult:
         """One try. Raises what the database raises, also where it stays unknown whether it has committed."""
         began = time.perf_counter()
         service = self._workplace.service
@@ -91,4 +97,4 @@ class Committing:
         BATCHES.labels(*self._labels).observe(self.seconds)
         BATCH_SIZE.labels(*self._labels).observe(len(inputs))
         crash_point(service, "after-commit")
-        self._after_commit(result)
+        return result

@@ -105,7 +105,9 @@ class DueRows:
         if not self._workplace.consumer.sources or now < self._next_rows:
             return ()
         # While rows have to wait they are not claimed, and not looked for more often than otherwise.
-        rows = await self._claim_sources() if self._backlog.is_read(time.monotonic(), self._waiting()) else []
+        paused = self._backlog.notice_pause(time.monotonic())
+        # By the moment at which this turn began: what an outage has taken since then is no time in which answers were read.
+        rows = await self._claim_sources() if not paused and self._backlog.is_read(now, self._waiting()) else []
         # A full claim means that more is due: look again at once.
         full = len(rows) >= self._settings.batch_size_max
         self._next_rows = now if full else now + self._settings.row_poll_seconds

@@ -48,9 +48,9 @@ class ServiceSettings(BaseSettings):
     retry_first_seconds: float = Field(default=0.5, gt=0)
     retry_delay_seconds_max: float = Field(default=5.0, gt=0)
     retry_budget_seconds: float = Field(default=10.0, gt=0)
-    retry_poll_seconds: float = Field(default=1.0, ge=0, description="how often due retries are looked for")
+    retry_poll_seconds: float = Field(default=1.0, gt=0, description="how often due retries are looked for")
     retry_lease_seconds: float = Field(
-        default=10.0, ge=0, description="a claimed retry that was not handled is due again after it"
+        default=10.0, gt=0, description="a claimed retry that was not handled is due again after it"
     )
     unknown_version_attempts_max: int = Field(default=60, ge=1)
     suspect_deliveries_min: int = Field(default=2, ge=1, description="x-delivery-count from which a message is taken alone")

@@ -47,10 +47,17 @@ class Client:
 
     def ask(self, method: str, path: str, *, missing: str | None = None, **options: Any) -> Any:
         """The answer's document. Raises as `answer` does, and Unreachable for what is no JSON."""
-        try:
-            return self.answer(method, path, missing=missing, **options).json()
-        except ValueError as error:
-            raise Unreachable(f"{self.url} does not answer in JSON: does something else listen there? {LOOK}") from error
+        return document_of(self.answer(method, path, missing=missing, **options))
+
+
+def document_of(answer: httpx2.Response) -> Any:
+    """What the answer says, in JSON. Raises Unreachable where it says it otherwise, as a proxy does."""
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise Unreachable(
+            f"{answer.url} answers {answer.status_code}, but not in JSON: does something else listen there? {LOOK}"
+        ) from error
 
 
 def meaning(answer: httpx2.Response, missing: str | None = None) -> Failure:

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +25,7 @@ from tests.support.ledger_service import Carrier, Failures
 
 TURNS_MAX = 60
 # Every turn looks for due rows, and a claim ends at once, so that a test need not wait for the clock.
-PROMPT = {"retry_lease_seconds": 0.0, "retry_poll_seconds": 0.0, "calls_over_poll_seconds": 0.0}
+PROMPT = dict.fromkeys(("retry_lease_seconds", "retry_poll_seconds", "calls_over_poll_seconds"), 1e-6)
 
 
 @dataclass(slots=True)
@@ -62,6 +62,7 @@ class Replica:
         carrier: Carrier | None = None,
         settings: ServiceSettings | None = None,
         sources: tuple[RowSource[Any, Any, Any], ...] = (),
+        committed: Callable[..., None] | None = None,
     ) -> None:
         self.engine = engine
         self.channel = RecordingChannel()
@@ -70,7 +71,7 @@ class Replica:
         self.settings = (settings or ledger_service.settings(call_lease_seconds=0.001)).model_copy(update=PROMPT)
         self.on_calls = asyncio.Event()
         self.loop = Loop(
-            Workplace("credit", "0", self.service.consumers[0], self.settings, external=True),
+            Workplace("credit", "0", replace(self.service.consumers[0], committed=committed), self.settings, external=True),
             engine,
             self.relay,
             self.on_calls,

@@ -11,7 +11,7 @@ import typer
 
 from infra.terminal.addresses import read_addresses
 from infra.terminal.changing import Change, changing
-from infra.terminal.client import Client, detail
+from infra.terminal.client import Client, detail, document_of
 from infra.terminal.exit_codes import ExitCode
 from infra.terminal.failures import Failure
 from infra.terminal.options import Json, given
@@ -58,9 +58,9 @@ def _post(ingress: Client, path: Path, wait: int) -> dict[str, Any]:
     response = ingress.send("POST", "/v1/orders", content=body, headers=headers)
     answer: dict[str, Any] = {"file": str(path), "http_status": response.status_code}
     if response.is_error:
-        problem = response.json()
+        problem = document_of(response)
         return {**answer, "detail": detail(response), "errors": problem.get("errors", []), "order_id": problem.get("order_id")}
-    return {**answer, **response.json()}
+    return {**answer, **document_of(response)}
 
 
 def _problem(result: Mapping[str, Any]) -> str | None:
@@ -144,7 +144,7 @@ def cancel(change: Change, order_id: str, partner: Partner = "acme", as_json: Js
     missing = _missing(partner, order_id)
     answer = ingress.answer("POST", f"/v1/orders/{order_id}/cancel", missing=missing, json={"reason": change.reason})
     if as_json:
-        print_json({"http_status": answer.status_code, **answer.json()})
+        print_json({"http_status": answer.status_code, **document_of(answer)})
     else:
         say(f"{order_id} is being cancelled; `tutti order watch {order_id}` shows how it ends")
     return ExitCode.DONE

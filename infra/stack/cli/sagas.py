@@ -9,7 +9,7 @@ import typer
 
 from infra.terminal.addresses import read_addresses
 from infra.terminal.changing import Change, changing
-from infra.terminal.client import Client
+from infra.terminal.client import Client, document_of
 from infra.terminal.exit_codes import ExitCode
 from infra.terminal.operators import Operator, operator_of
 from infra.terminal.options import Actor, Json, given
@@ -94,7 +94,7 @@ def cancel(change: Change, saga: str, actor: Actor = None, as_json: Json = False
     asked = {"reason": change.reason, "actor": f"operator:{actor or operator.name}"}
     answer = orchestrator.answer("POST", f"{SAGAS}/{saga}/cancel", json=asked)
     if as_json:
-        print_json({"http_status": answer.status_code, **answer.json()})
+        print_json({"http_status": answer.status_code, **document_of(answer)})
     else:
         say(f"{saga} is being cancelled; `tutti saga show {saga}` shows what is undone")
     return ExitCode.DONE

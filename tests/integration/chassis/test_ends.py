@@ -292,3 +292,31 @@ async def test_a_row_that_cannot_even_be_given_up_is_said_each_time_and_never_ca
     assert [entry["rows"] for entry in said] == [["wakeup w1"]] * 5
     assert not any("ended the process" in error for error in source.told)
     assert await bench.rows("SELECT 1 FROM suspect") == []
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a bug"), TimeoutError("as an outage would raise it")], ids=["bug", "like an outage"]
+)
+async def test_what_hears_of_a_commit_and_raises_ends_the_loop_and_repeats_nothing(bench: Bench, error: Exception) -> None:
+    def raising(*_: object) -> None:
+        raise error
+
+    replica = bench.replica(sources=(Wakeups(),), settings=settings(row_poll_seconds=0.001), committed=raising)
+    replica.ready_for_rows()
+    await bench.execute("INSERT INTO wakeup (id, key) VALUES ('w1', 'K')")
+
+    with pytest.raises(type(error)):
+        await replica.turn()
+
+    assert await bench.effects() == ["row"]
+    assert await bench.rows("SELECT 1 FROM wakeup") == []
+
+
+async def test_what_was_saved_is_told_once_after_its_commit(bench: Bench) -> None:
+    told: list[object] = []
+    replica = bench.replica(committed=lambda changed, facts: told.append((sorted(changed), len(facts))))
+
+    await replica.turn(reserve("s1:step", buyer="ok.A"), reserve("s2:step", buyer="bug.B"), reserve("s3:step", buyer="ok.C"))
+    await replica.turn(reserve("s4:step", buyer="no.A"))
+
+    assert told == [(["A", "C"], 2)]

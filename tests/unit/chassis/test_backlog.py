@@ -59,6 +59,8 @@ def test_after_a_pause_of_the_process_rows_wait_until_it_is_measured_anew(second
     backlog = measured(0)
     assert backlog.is_read(LATER, 0)
 
+    backlog.turned_at = LATER
+    assert backlog.notice_pause(LATER + seconds)
     assert not backlog.is_read(LATER + seconds, 0)
     assert not backlog.is_read(LATER + seconds + 1, 0)
 
@@ -79,6 +81,7 @@ def test_resting_during_an_outage_is_no_pause_but_begins_the_wait_anew() -> None
     backlog.resting(LATER + 5)
 
     assert not backlog.notice_pause(LATER + 5 + PAUSED_SECONDS)
+    assert not backlog.is_read(LATER, 0), "a turn that began before the outage"
     assert not backlog.is_read(LATER + 5 + AFTER_START_SECONDS - 0.01, 0)
     assert backlog.is_read(LATER + 5 + AFTER_START_SECONDS, 0)
 

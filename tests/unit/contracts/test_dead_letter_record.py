@@ -9,15 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.deadletters.lenient import COUNT_MAX
-from contracts.deadletters.record import (
-    KINDS,
-    FailureReport,
-    Original,
-    Record,
-    read,
-    read_original,
-    unknown_original,
-)
+from contracts.deadletters.record import KINDS, NOT_KNOWN, FailureReport, Original, Record, read, read_original, unknown_original
 from contracts.deadletters.replay import HEADERS, FirstSending, Replay
 from tests.support.recorded_letters import COMMAND, HEADERS_CUT, NOT_READABLE
 
@@ -156,3 +148,14 @@ def test_the_first_sending_is_read_as_it_was_written(first: FirstSending) -> Non
 @given(st.dictionaries(st.sampled_from(sorted(HEADERS)), anything))
 def test_any_headers_tell_a_first_sending(headers: dict[str, Any]) -> None:
     FirstSending.read(headers)
+
+
+@pytest.mark.parametrize("why", [True, 7, ["x"], {"a": 1}])
+def test_headers_that_were_cut_for_an_unreadable_reason_were_cut(why: object) -> None:
+    assert read_original(json.dumps({"headers": {}, "headers_cut": why})).headers_cut == NOT_KNOWN
+
+
+def test_a_field_of_a_newer_release_is_kept_whatever_its_name() -> None:
+    written = json.dumps({"headers": {}, "more": {"a": "b"}, "newer": "x"})
+
+    assert json.loads(read_original(written).to_text()).items() >= {"more": {"a": "b"}, "newer": "x"}.items()

@@ -52,10 +52,21 @@ def test_a_field_that_a_new_message_marks_is_personal_without_another_line() -> 
         ("nickname", "Jane", True), ("Nickname", "Jane", True), ("nickname", None, False), ("phone", 49301234, True),
         ("notes", {"a": "b"}, True), ("guests", "Jane", True), ("guests", 3, False), ("guests", {"nickname": "Jane"}, False),
         ("sku", "P-1", False), ("nicknames", "P-1", False), ("extension", 7, False),
+        ("work_phone", 49301234, True),
+        ("first_nickname", "Jane", True),
+        ("invited_guests", "Jane", True),
+        ("telephone", "1", False),
     ],
 )  # fmt: skip
 def test_a_value_is_hidden_by_its_name(name: str, value: object, hidden: bool) -> None:
     assert fields_of([Visited]).hides(name, value) is hidden
+
+
+def test_a_qualified_name_is_as_personal_as_its_last_words_but_what_has_a_name_is_not_yet_a_person() -> None:
+    hides = personal_fields().hides
+
+    assert all(hides(name, "x") for name in ("delivery_city", "mailing_postal_code", "email_address", "name"))
+    assert not any(hides(name, "x") for name in ("queue_name", "wire_name", "capacity"))
 
 
 def test_a_name_under_which_another_model_keeps_a_structure_hides_texts_only() -> None:
