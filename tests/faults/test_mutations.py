@@ -100,6 +100,8 @@ async def _run(copy: Path, servers: TestServers, *tests: str) -> tuple[int, str]
     """pytest in the copy, on the same servers: its exit code, and what it printed."""
     environment = {
         **clean_environment(),
+        # What was asked of this run is not asked of that one.
+        "PYTEST_ADDOPTS": "",
         "TUTTI_TEST_HOME": str(servers.home.path),
         # Before the checkout that the environment's installation points to.
         "PYTHONPATH": os.pathsep.join([str(copy), str(copy / "dlq-tools")]),

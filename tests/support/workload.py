@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
@@ -128,7 +128,7 @@ class Partner:
     urls: Sequence[str]
     history: History
 
-    async def run(self, wanted: Sequence[Wanted], *, per_second: float, patience: float = 60.0) -> None:
+    async def run(self, wanted: Iterable[Wanted], *, per_second: float, patience: float = 60.0) -> None:
         """Posts at a steady rate, whatever becomes of the posts, and returns when each has been answered or given up."""
         room = asyncio.Semaphore(IN_FLIGHT_MAX)
         async with httpx2.AsyncClient(
