@@ -12,7 +12,7 @@ from infra.chassis.settings import ServiceSettings
 
 
 class Trouble(Enum):
-    """MOMENTARY: the same transaction again at once. OUTAGE: wait, spend no attempts. DATA: some message's data are at fault."""
+    """MOMENTARY: the same transaction again, after less than a second. OUTAGE: wait, spend no attempts. DATA: some message's data are at fault."""
 
     MOMENTARY = "momentary"
     OUTAGE = "outage"
@@ -21,7 +21,7 @@ class Trouble(Enum):
 
 # What the driver raises, by itself or through SQLAlchemy, and the system below it.
 DATABASE_ERRORS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-# PostgreSQL's SQLSTATE classes (Appendix A): serialization failure, deadlock, lock not available, stale cached plan.
+# PostgreSQL's SQLSTATE codes (Appendix A): serialization failure, deadlock, lock not available. A stale plan has none of its own.
 _MOMENTARY = frozenset({"40001", "40P01", "55P03"})
 # 21 cardinality violation (one key twice in a statement), 22 data exception, 23 integrity constraint violation.
 # Anything else (a missing table, a full disk) is no message's fault.

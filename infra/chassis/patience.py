@@ -1,4 +1,4 @@
-"""The one answer to trouble of the database: again at once, again after a pause, or not at all; and how anything here waits."""
+"""The one answer to trouble of the database: again very soon, again after a pause, or not at all; and how anything here waits."""
 
 import asyncio
 import random
@@ -47,7 +47,7 @@ class Patience:
         self._paused = paused
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Repeats the work: three times at once after momentary trouble, after a growing pause for as long as an outage lasts.
+        """Repeats the work: three times within a second after momentary trouble, after a growing pause for as long as an outage lasts.
 
         Raises other errors, which are the data's or the program's fault. Raises CancelledError when a stop meets an outage: then nothing
         can be committed, and the inputs stay where they are.

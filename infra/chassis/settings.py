@@ -53,8 +53,14 @@ class ServiceSettings(BaseSettings):
         default=10.0, gt=0, description="a claimed retry that was not handled is due again after it"
     )
     unknown_version_attempts_max: int = Field(default=60, ge=1)
-    suspect_deliveries_min: int = Field(default=2, ge=1, description="x-delivery-count from which a message is taken alone")
-    suspect_tries_max: int = Field(default=3, ge=1)
+    suspect_deliveries_min: int = Field(
+        default=2, ge=1, description="x-delivery-count, or tries of a row, from which it is taken alone"
+    )
+    suspect_tries_max: int = Field(
+        default=3,
+        ge=1,
+        description="with more tries than this, what may have ended the process is a dead letter or given up, unrun",
+    )
 
     call_timeout_seconds: float = Field(default=5.0, gt=0)
     call_lease_seconds: float = Field(default=15.0, gt=0, description="longer than the timeout of a query and a call together")

@@ -119,13 +119,16 @@ class Admission:
         elif arrival.replay is None:
             work.outcomes.append((arrival.name, "duplicate"))
             return False
-        elif key not in work.admitted and not self._replay_runs(arrival, known.get(key), work):
+        elif key not in work.admitted and not self._replay_goes_on(arrival, known.get(key), work):
             return False
         work.admitted.add(key)
         return True
 
-    def _replay_runs(self, arrival: Arrival, state: str | None, work: Work) -> bool:
-        """A replay runs only from `dead`. What was handled is answered again where there is an answer, never run again."""
+    def _replay_goes_on(self, arrival: Arrival, state: str | None, work: Work) -> bool:
+        """Whether a replay of a known message goes on. Events run from `dead` only.
+
+        A command that was handled goes on as well, to `judge` in operations.py, which has it answered again and never run.
+        """
         assert arrival.key is not None
         if state == "dead":
             work.marks[arrival.key] = "handled"
