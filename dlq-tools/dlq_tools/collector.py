@@ -37,7 +37,8 @@ from infra.broker import lenient_frames
 from infra.broker.connection import BrokerUnreachable, library_failures
 from infra.broker.topology import DEAD_SUFFIX
 from infra.chassis.metrics import CONSUMER_UP
-from infra.chassis.patience import Patience, rest
+from infra.chassis.patience import Patience
+from infra.chassis.rest import rest
 from infra.chassis.runtime import Runtime
 
 HEARTBEAT_SECONDS: Final = 10

@@ -15,7 +15,7 @@ from infra.chassis.crash_points import crash_point
 from infra.chassis.errors import Permanent, Transient
 from infra.chassis.loop import Loop
 from infra.chassis.metrics import CALL_SECONDS, CALLS
-from infra.chassis.patience import rest
+from infra.chassis.rest import rest
 from infra.chassis.service import CallResult, Dependency
 from infra.chassis.settings import ServiceSettings
 

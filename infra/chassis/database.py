@@ -3,11 +3,11 @@
 from enum import Enum
 
 import asyncpg
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from infra.chassis.schema import async_url
 from infra.chassis.settings import ServiceSettings
 
 
@@ -26,6 +26,11 @@ _MOMENTARY = frozenset({"40001", "40P01", "55P03"})
 # 21 cardinality violation (one key twice in a statement), 22 data exception, 23 integrity constraint violation.
 # Anything else (a missing table, a full disk) is no message's fault.
 _DATA_CLASSES = frozenset({"21", "22", "23"})
+
+
+def async_url(url: str) -> str:
+    """The same database through asyncpg, whichever driver the URL names (`postgresql://` is what people write)."""
+    return make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
 def create_engine(settings: ServiceSettings, name: str) -> AsyncEngine:

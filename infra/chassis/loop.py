@@ -34,7 +34,8 @@ from infra.chassis.due_rows import DueRows
 from infra.chassis.inputs import Inputs
 from infra.chassis.metrics import ACKNOWLEDGE_ERRORS, MESSAGES
 from infra.chassis.outbox import OutboxRow
-from infra.chassis.patience import Patience, rest
+from infra.chassis.patience import Patience
+from infra.chassis.rest import rest
 from infra.chassis.suspects import Suspects
 from infra.chassis.workplace import Workplace
 

@@ -1,4 +1,4 @@
-"""The one answer to trouble of the database: again very soon, again after a pause, or not at all; and how anything here waits."""
+"""The one answer to trouble of the database: again very soon, again after a pause, or not at all."""
 
 import asyncio
 import random
@@ -9,6 +9,7 @@ import structlog
 
 from infra.chassis.database import Trouble, classify
 from infra.chassis.metrics import DATABASE_UP, TROUBLE
+from infra.chassis.rest import rest
 
 MOMENTARY_TRIES_MAX: Final = 3
 MOMENTARY_SECONDS: Final = 0.1
@@ -18,16 +19,6 @@ OUTAGE_PAUSE_SECONDS_MAX: Final = 5.0
 T = TypeVar("T")
 
 log = structlog.get_logger()
-
-
-async def rest(until: asyncio.Event, seconds: float) -> bool:
-    """Waits that long, or until the event is set. Returns whether it is set."""
-    try:
-        async with asyncio.timeout(seconds):
-            await until.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 def _nothing() -> None:

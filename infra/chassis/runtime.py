@@ -23,8 +23,8 @@ from infra.chassis.caller import Caller
 from infra.chassis.consumption import Consumption, ConsumptionSettings
 from infra.chassis.database import create_engine
 from infra.chassis.loop import Loop
-from infra.chassis.patience import rest
 from infra.chassis.relay import OutboxRelay
+from infra.chassis.rest import rest
 from infra.chassis.service import Consumer, Dependency
 from infra.chassis.settings import ServiceSettings
 from infra.chassis.unit import Unit, unit_of_work

@@ -15,9 +15,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from infra.chassis.database import async_url
 from infra.chassis.phases import Phase, due
 
 CHASSIS = Path(__file__).parent
@@ -28,11 +28,6 @@ ROLE_SETTINGS = {
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "30s",
 }
-
-
-def async_url(url: str) -> str:
-    """The same database through asyncpg, whichever driver the URL names (`postgresql://` is what people write)."""
-    return make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
 def migrations_of(package: str) -> Path | None:

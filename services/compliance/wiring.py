@@ -3,7 +3,7 @@
 from functools import partial
 
 from contracts.compliance.v1 import ScreenParties
-from infra.chassis.patience import rest
+from infra.chassis.rest import rest
 from infra.chassis.runtime import Beside, Runtime, Service
 from infra.chassis.service import Consumer, on
 from services.compliance.adapters.list_source import ListSource

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from infra.chassis.schema import async_url
+from infra.chassis.database import async_url
 from services.ingress.adapters.partners import create_partner, issue_key
 from tests.support.breakage import replica
 from tests.support.partner import assert_problem, finished, post

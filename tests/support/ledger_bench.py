@@ -12,11 +12,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from infra.chassis.caller import Caller
+from infra.chassis.database import async_url
 from infra.chassis.decoding import Raw
 from infra.chassis.hot_connection import Row
 from infra.chassis.loop import Delivery, Loop
 from infra.chassis.outbox import OutboxRow
-from infra.chassis.schema import async_url
 from infra.chassis.service import RowSource
 from infra.chassis.settings import ServiceSettings
 from infra.chassis.workplace import Workplace

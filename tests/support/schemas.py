@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from infra.chassis.schema import async_url, upgrade
+from infra.chassis.database import async_url
+from infra.chassis.schema import upgrade
 
 
 @asynccontextmanager

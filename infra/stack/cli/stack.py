@@ -13,7 +13,6 @@ from infra.stack.local import doctor as examination
 from infra.stack.local import stack
 from infra.stack.local.home import AlreadyRunning, Home, LocalError, open_home
 from infra.stack.local.logs import Terminal
-from infra.stack.local.platform import Options, bring_up
 from infra.stack.local.supervisor import Supervisor
 from infra.terminal.changing import confirm
 from infra.terminal.exit_codes import ExitCode
@@ -46,6 +45,9 @@ def up(
         else:
             _address_table(home)
         return ExitCode.DONE
+
+    # Here, because it brings the whole chassis along, for which every other command would wait half a second.
+    from infra.stack.local.platform import Options, bring_up
 
     async def everything(supervisor: Supervisor) -> None:
         await bring_up(home, supervisor, Options(separate=separate, empty=empty))

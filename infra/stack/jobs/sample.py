@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from infra.chassis import logs
-from infra.chassis.schema import async_url
+from infra.chassis.database import async_url
 from infra.stack.jobs import environment
 from infra.stack.jobs.environment import DATABASE_URL, SettingsError
 from infra.stack.local import sample

@@ -17,7 +17,7 @@ from contracts.inventory.v1 import ItemChanged, StockCounted, WarehouseChanged
 from contracts.pricing.v1 import ContractChanged, ContractPrice, ListPriceChanged, Tier
 from contracts.registry import REGISTRY
 from contracts.values import Money
-from infra.chassis.schema import async_url
+from infra.chassis.database import async_url
 from infra.stack.local.publishing import Fact, connected
 from services.ingress.adapters.partners import create_partner, issue_key
 

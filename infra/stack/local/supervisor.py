@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-from infra.chassis.patience import rest
+from infra.chassis.rest import rest
 from infra.stack.local.home import Home, LocalError, ProcessIdentity, port_is_free, port_owner, write_json
 from infra.stack.local.logs import LogFile, Output, Print
 from infra.stack.local.process import ProcessSpec, begin

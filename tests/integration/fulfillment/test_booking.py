@@ -18,10 +18,11 @@ from contracts.fulfillment.v1 import CancelShipment, CarrierChanged, CreateShipm
 from contracts.message import Message
 from contracts.values import Address, Allocation
 from infra.chassis.caller import Caller
+from infra.chassis.database import async_url
 from infra.chassis.decoding import Raw
 from infra.chassis.loop import Delivery, Loop
 from infra.chassis.outbox import OutboxRow, new_id
-from infra.chassis.schema import async_url, upgrade
+from infra.chassis.schema import upgrade
 from infra.chassis.service import Finding
 from infra.chassis.workplace import Workplace
 from services.fulfillment.adapters.postgres import reconcile
