@@ -1,5 +1,6 @@
 """What all tests share: the real broker and database (servers.py), and how they are shared out (lanes.py)."""
 
+import os
 import signal
 from typing import Any, NoReturn
 
@@ -7,11 +8,14 @@ import pytest
 
 from tests.support.lanes import Lanes, rank_of
 
-pytest_plugins = ["tests.support.servers"]
+pytest_plugins = ["tests.support.servers", "tests.support.logging"]
 
 
 def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, _end_in_order)
+    # The readline library, which pytest loads, tells all children of a terminal's size. Output to a file has none.
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

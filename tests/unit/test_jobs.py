@@ -3,13 +3,11 @@
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-import structlog
 from tenacity import stop_after_attempt
 
 from infra.stack.jobs import environment, schema, secrets, topology
@@ -18,13 +16,9 @@ from services.ingress.keys import parse_key
 
 
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("TUTTI_")]:
         monkeypatch.delenv(name)
-    yield
-    # The jobs configure logging for their process; this one has other tests.
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 def test_everything_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
 import pytest
-import structlog
 from yarl import URL
 
 from infra.chassis.schema import upgrade
@@ -15,16 +14,6 @@ from tests.support.ledger_service import create_tables
 from tests.support.servers import TestServers
 
 TABLES = "inbox, operation, outbox, emission, retry, call, suspect, account, effect, wakeup"
-
-
-@pytest.fixture(autouse=True)
-def plain_logs() -> Iterator[None]:
-    """Without this, structlog prints every traceback with all locals in colour, which takes seconds."""
-    structlog.configure(
-        processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
