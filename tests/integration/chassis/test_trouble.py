@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 import pytest
@@ -182,10 +183,11 @@ async def test_a_lost_commit_reply_is_recognised_when_the_same_batch_is_tried_ag
     replica = bench.replica()
     commit, failures = replica.loop.committing.transaction, [ConnectionResetError("the reply to COMMIT was lost")]
 
-    async def committed_and_cut(*arguments: object, **values: object) -> None:
-        await commit(*arguments, **values)  # type: ignore[arg-type]
+    async def committed_and_cut(*arguments: Any, **values: Any) -> object:
+        result = await commit(*arguments, **values)
         if failures:
             raise failures.pop()
+        return result
 
     monkeypatch.setattr(replica.loop.committing, "transaction", committed_and_cut)
     await replica.turn(reserve("s1:step"), reserve("s2:step", buyer="bug"))
